@@ -1,1 +1,1 @@
-"""."""
+"""Redis Streams out: the atomic commit of decisions and refusals."""

@@ -38,55 +38,82 @@ class Stream(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Hard limits of a payload, checked before or while it is unpacked. Sizes in bytes, lengths in elements."""
+    """Hard limits of a payload, checked before or while it is unpacked. Sizes in bytes, lengths in elements.
+
+    ``containers`` bounds the lists and maps of the whole payload: an empty one takes a byte on the wire and a
+    hundred in memory. ``nesting`` counts the payload's own map as the first level.
+    """
 
     payload: int
     array: int = 4096
     map: int = 1024
     string: int = 4096
-    binary: int = 0
+    binary: int = 4096
+    containers: int = 20_000
     nesting: int = 8
 
 
 @dataclass(frozen=True, slots=True)
 class MessageSpec:
-    """One row of the stream table."""
+    """One row of the stream table: where Tamiyo reads a message type, and where it writes it."""
 
     type: type[Message]
-    streams: tuple[Stream, ...]
     limits: Limits
+    received_on: tuple[Stream, ...] = ()
+    sent_on: tuple[Stream, ...] = ()
 
     @property
     def name(self) -> str:
         """The ``type`` field of an entry that carries this message."""
         return self.type.__name__
 
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams that carry this message, in either direction."""
+        return tuple(dict.fromkeys(self.received_on + self.sent_on))
 
-#: 100 000 nodes is the design target (§6); blueprints and states are sized for it.
+
+#: 100 000 nodes is the design target (§6); blueprints and states are sized for it. The dead letter carries no
+#: message type of its own but refused entries of any.
 MESSAGES: dict[str, MessageSpec] = {
     spec.name: spec
     for spec in (
         MessageSpec(
             SystemStatePacket,
-            (Stream.STATE,),
-            Limits(payload=8 * MIB, array=500_000, map=1024, binary=2 * MIB),
+            Limits(payload=8 * MIB, array=500_000, binary=2 * MIB),
+            received_on=(Stream.STATE,),
         ),
-        MessageSpec(SeedExport, (Stream.SEEDS,), Limits(payload=4 * MIB, array=20_000)),
-        MessageSpec(BlueprintSafetySheet, (Stream.SAFETY,), Limits(payload=64 * KIB)),
-        MessageSpec(BlueprintSafetyFailed, (Stream.SAFETY,), Limits(payload=16 * KIB)),
+        MessageSpec(
+            SeedExport,
+            Limits(payload=4 * MIB, array=20_000, containers=100_000),
+            received_on=(Stream.SEEDS,),
+        ),
+        MessageSpec(BlueprintSafetySheet, Limits(payload=64 * KIB), received_on=(Stream.SAFETY,)),
+        MessageSpec(BlueprintSafetyFailed, Limits(payload=16 * KIB), received_on=(Stream.SAFETY,)),
         MessageSpec(
             Blueprint,
-            (Stream.BLUEPRINTS,),
-            Limits(payload=32 * MIB, array=500_000, map=20_000, binary=4 * MIB),
+            Limits(payload=32 * MIB, array=500_000, map=20_000, binary=4 * MIB, containers=100_000),
+            received_on=(Stream.BLUEPRINTS,),
         ),
-        MessageSpec(PolicyUpdate, (Stream.POLICY,), Limits(payload=64 * MIB, binary=64 * MIB)),
-        MessageSpec(RegistrySnapshot, (Stream.POLICY,), Limits(payload=1 * MIB, map=20_000)),
-        MessageSpec(TelemetryPacket, (Stream.TELEMETRY, Stream.EMERGENCY), Limits(payload=1 * MIB)),
-        MessageSpec(EmergencySignal, (Stream.EMERGENCY,), Limits(payload=64 * KIB)),
         MessageSpec(
-            AdaptationCommand, (Stream.COMMANDS, Stream.EMERGENCY), Limits(payload=1 * MIB, string=256 * KIB)
+            PolicyUpdate,
+            Limits(payload=64 * MIB, binary=64 * MIB),
+            received_on=(Stream.POLICY,),
         ),
-        MessageSpec(FieldReport, (Stream.REPORTS,), Limits(payload=256 * KIB)),
+        MessageSpec(RegistrySnapshot, Limits(payload=1 * MIB, map=20_000), received_on=(Stream.POLICY,)),
+        MessageSpec(
+            TelemetryPacket,
+            Limits(payload=1 * MIB),
+            received_on=(Stream.TELEMETRY,),
+            sent_on=(Stream.TELEMETRY, Stream.EMERGENCY),
+        ),
+        MessageSpec(EmergencySignal, Limits(payload=64 * KIB), received_on=(Stream.EMERGENCY,)),
+        MessageSpec(
+            AdaptationCommand,
+            Limits(payload=1 * MIB, string=256 * KIB),
+            sent_on=(Stream.COMMANDS, Stream.EMERGENCY),
+        ),
+        MessageSpec(FieldReport, Limits(payload=256 * KIB), sent_on=(Stream.REPORTS,)),
     )
 }
 

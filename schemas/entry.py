@@ -1,7 +1,7 @@
 """The entry envelope: what one Redis Streams entry holds (design §4).
 
-Fields, all bytes: ``type``, ``v``, ``id``, ``payload``, ``signature``, ``kid`` and optional W3C ``traceparent`` and
-``tracestate``. The signature covers type, v, id, kid and payload, so no field can be swapped between entries.
+Fields, all bytes: ``type``, ``v``, ``id``, ``payload``, ``signature``, ``kid`` and optional W3C ``traceparent``
+and ``tracestate``. The signature covers type, v, id, kid and payload, so no field can be swapped between entries.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from schemas.catalogue import MESSAGES, MessageSpec, Stream
-from schemas.codec import decode_payload, encode_payload
-from schemas.errors import MalformedEntry, OversizedEntry, UnknownType, UnsupportedVersion
+from schemas.codec import check_size, decode_payload, encode_payload
+from schemas.errors import MalformedEntry, UnknownType, UnsupportedVersion
 from schemas.record import Message
 from schemas.signing import Keyring
 
 SCHEMA_VERSION = "1"
+#: Longest envelope field but ``payload``. W3C asks that a tracestate of 512 characters be carried.
 MAX_FIELD_BYTES = 512
-_SIGNED_FIELDS = ("type", "v", "id", "kid")
+SIGNED_FIELDS = ("type", "v", "id", "kid")
+TRACE_FIELDS = ("traceparent", "tracestate")
 
 EntryFields = dict[bytes, bytes]
 
@@ -42,10 +44,10 @@ def encode_entry(
 ) -> EntryFields:
     """Return the entry fields that publish ``message``, signed when a keyring is given.
 
-    ``trace`` may hold ``traceparent`` and ``tracestate``.
+    Of ``trace`` (a propagation carrier) only ``traceparent`` and ``tracestate`` are sent.
 
     Raises:
-        OversizedEntry: the payload is larger than its message type allows.
+        EntryError: a reader would refuse the message (:func:`schemas.codec.encode_payload`) or its event id.
     """
     fields: EntryFields = {
         b"type": type(message).__name__.encode(),
@@ -53,11 +55,14 @@ def encode_entry(
         b"id": (event_id or str(uuid.uuid4())).encode(),
         b"payload": encode_payload(message),
     }
+    _text(fields, "id")
     if keyring is not None:
         fields[b"kid"] = keyring.signing_kid.encode()
         fields[b"signature"] = keyring.sign(keyring.signing_kid, _signed_parts(fields))
-    for name, value in (trace or {}).items():
-        fields[name.encode()] = value.encode()
+        _text(fields, "kid")
+    for name in TRACE_FIELDS:
+        if trace and trace.get(name):
+            fields[name.encode()] = trace[name].encode()
     return fields
 
 
@@ -74,10 +79,7 @@ def decode_entry(fields: Mapping[bytes, bytes], keyring: Keyring | None, *, stre
     """
     spec = _spec_of(fields, stream)
     payload = _required(fields, "payload")
-    if len(payload) > spec.limits.payload:
-        raise OversizedEntry(
-            f"{spec.name} payload is {len(payload)} bytes, limit {spec.limits.payload}", field="payload"
-        )
+    check_size(spec, payload)
     event_id = _text(fields, "id")
     if keyring is not None:
         kid = _text(fields, "kid", default="")
@@ -85,19 +87,21 @@ def decode_entry(fields: Mapping[bytes, bytes], keyring: Keyring | None, *, stre
     return Entry(
         event_id=event_id,
         message=decode_payload(spec, payload),
-        traceparent=_text(fields, "traceparent", default="") or None,
-        tracestate=_text(fields, "tracestate", default="") or None,
+        traceparent=_trace_field(fields, "traceparent"),
+        tracestate=_trace_field(fields, "tracestate"),
     )
 
 
 def _spec_of(fields: Mapping[bytes, bytes], stream: Stream | None) -> MessageSpec:
     version = _text(fields, "v")
     if version != SCHEMA_VERSION:
-        raise UnsupportedVersion(f"schema version {version!r}, this build reads {SCHEMA_VERSION}", field="v")
+        raise UnsupportedVersion(
+            f"`v` is {version!r}, this build reads {SCHEMA_VERSION}; publish that version", field="v"
+        )
     name = _text(fields, "type")
     spec = MESSAGES.get(name)
     if spec is None:
-        raise UnknownType(f"type {name!r} is no message; known: {', '.join(MESSAGES)}", field="type")
+        raise UnknownType(f"`type` {name!r} is no message; send one of {', '.join(MESSAGES)}", field="type")
     if stream is not None and stream not in spec.streams:
         carried = ", ".join(spec.streams)
         raise UnknownType(f"{name} does not belong on {stream}; publish it to {carried}", field="type")
@@ -105,7 +109,7 @@ def _spec_of(fields: Mapping[bytes, bytes], stream: Stream | None) -> MessageSpe
 
 
 def _signed_parts(fields: Mapping[bytes, bytes]) -> list[bytes]:
-    return [fields.get(name.encode(), b"") for name in _SIGNED_FIELDS] + [fields[b"payload"]]
+    return [fields.get(name.encode(), b"") for name in SIGNED_FIELDS] + [fields[b"payload"]]
 
 
 def _required(fields: Mapping[bytes, bytes], name: str) -> bytes:
@@ -118,10 +122,16 @@ def _required(fields: Mapping[bytes, bytes], name: str) -> bytes:
 def _text(fields: Mapping[bytes, bytes], name: str, *, default: str | None = None) -> str:
     raw = _required(fields, name) if default is None else fields.get(name.encode(), default.encode())
     if len(raw) > MAX_FIELD_BYTES:
-        raise MalformedEntry(f"`{name}` is {len(raw)} bytes, limit {MAX_FIELD_BYTES}", field=name)
+        raise MalformedEntry(f"`{name}` is {len(raw)} bytes, limit {MAX_FIELD_BYTES}; shorten it", field=name)
     if default is None and not raw:
-        raise MalformedEntry(f"`{name}` is empty", field=name)
+        raise MalformedEntry(f"`{name}` is empty; fill it", field=name)
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        raise MalformedEntry(f"`{name}` is not UTF-8", field=name) from None
+        raise MalformedEntry(f"`{name}` is {raw!r}, which is not UTF-8; encode it so", field=name) from None
+
+
+def _trace_field(fields: Mapping[bytes, bytes], name: str) -> str | None:
+    """Return the trace field, or None where it is absent or unreadable: tracing never costs a message."""
+    raw = fields.get(name.encode(), b"")
+    return raw.decode() if raw and raw.isascii() and len(raw) <= MAX_FIELD_BYTES else None

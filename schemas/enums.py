@@ -1,6 +1,8 @@
 """Leyline enumerations with their final numbers (``domain.md`` §2.2, schema of 2025-09-25).
 
-Numbers travel on the wire; names are used in annotations and telemetry.
+Numbers travel on the wire; names are used in annotations and telemetry. Leyline's ``BusMessageType`` and
+``DeliveryGuarantee`` have no counterpart: an entry's ``type`` field is the message's name, and no message chooses
+its delivery.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ LEGAL_TRANSITIONS: dict[SeedLifecycleStage, frozenset[SeedLifecycleStage]] = {
 
 
 class SeedLifecycleGate(IntEnum):
+    """Checks a seed passes between stages."""
+
     UNKNOWN = 0
     G0_SANITY = 1
     G1_GRADIENT_HEALTH = 2
@@ -53,6 +57,8 @@ class SeedLifecycleGate(IntEnum):
 
 
 class HealthStatus(IntEnum):
+    """Health of a telemetry source."""
+
     UNKNOWN = 0
     HEALTHY = 1
     DEGRADED = 2
@@ -61,6 +67,8 @@ class HealthStatus(IntEnum):
 
 
 class CircuitBreakerState(IntEnum):
+    """State of a circuit breaker."""
+
     UNKNOWN = 0
     CLOSED = 1
     OPEN = 2
@@ -68,6 +76,8 @@ class CircuitBreakerState(IntEnum):
 
 
 class CommandType(IntEnum):
+    """What a command asks for; decides which payload it carries."""
+
     UNKNOWN = 0
     SEED = 1
     ROLLBACK = 2
@@ -79,6 +89,8 @@ class CommandType(IntEnum):
 
 
 class SeedOperation(IntEnum):
+    """Operation of a SEED command. Kasmina acts on GERMINATE, CULL and CANCEL (``domain.md`` §2.6)."""
+
     UNKNOWN = 0
     GERMINATE = 1
     START_TRAINING = 2
@@ -92,6 +104,8 @@ class SeedOperation(IntEnum):
 
 
 class MessagePriority(IntEnum):
+    """Priority of a telemetry packet: HIGH and CRITICAL also go to the emergency stream."""
+
     UNSPECIFIED = 0
     LOW = 1
     NORMAL = 2
@@ -100,6 +114,8 @@ class MessagePriority(IntEnum):
 
 
 class TelemetryLevel(IntEnum):
+    """Severity of an event or packet."""
+
     UNSPECIFIED = 0
     INFO = 1
     WARNING = 2
@@ -108,6 +124,8 @@ class TelemetryLevel(IntEnum):
 
 
 class EmergencyLevel(IntEnum):
+    """Tolaria's levels L1 to L4: CONSERVATIVE asks for conservative mode, HALT stops SEED commands."""
+
     UNSPECIFIED = 0
     NOTICE = 1
     ELEVATED = 2
@@ -116,6 +134,8 @@ class EmergencyLevel(IntEnum):
 
 
 class FieldReportOutcome(IntEnum):
+    """What became of a command."""
+
     UNSPECIFIED = 0
     SUCCESS = 1
     NEUTRAL = 2
@@ -124,6 +144,8 @@ class FieldReportOutcome(IntEnum):
 
 
 class BlueprintTier(IntEnum):
+    """Karn's trust in a blueprint."""
+
     UNSPECIFIED = 0
     SAFE = 1
     EXPERIMENTAL = 2
@@ -131,6 +153,8 @@ class BlueprintTier(IntEnum):
 
 
 class HazardBand(IntEnum):
+    """Band of the safety score: from 0.30 MEDIUM, from 0.60 HIGH, from 0.85 CRITICAL (``domain.md`` §2.12)."""
+
     UNSPECIFIED = 0
     LOW = 1
     MEDIUM = 2
@@ -139,6 +163,8 @@ class HazardBand(IntEnum):
 
 
 class HandlingClass(IntEnum):
+    """How a blueprint must be handled."""
+
     UNSPECIFIED = 0
     STANDARD = 1
     RESTRICTED = 2
@@ -146,6 +172,8 @@ class HandlingClass(IntEnum):
 
 
 class ResourceProfile(IntEnum):
+    """What a blueprint mostly uses."""
+
     UNSPECIFIED = 0
     CPU = 1
     GPU = 2
@@ -155,6 +183,8 @@ class ResourceProfile(IntEnum):
 
 
 class Provenance(IntEnum):
+    """Who issued a safety sheet."""
+
     UNSPECIFIED = 0
     URABRASK = 1
     CURATED = 2

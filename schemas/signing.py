@@ -61,4 +61,7 @@ class Keyring:
         if not signature:
             raise SignatureMissing("entry is unsigned; sign it with an active key", field="signature")
         if not hmac.compare_digest(self.sign(kid, parts), signature):
-            raise SignatureInvalid(f"signature does not match under key {kid!r}", field="signature")
+            raise SignatureInvalid(
+                f"signature does not match under key {kid!r}; sign the entry as sent, with that key's secret",
+                field="signature",
+            )

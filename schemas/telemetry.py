@@ -5,54 +5,58 @@ from __future__ import annotations
 from typing import Annotated
 
 from schemas.enums import EmergencyLevel, HealthStatus, MessagePriority, TelemetryLevel
-from schemas.record import Identifier, Message, Record, TimestampNs, doc
+from schemas.record import Count, Identifier, Message, Record, TimestampNs, doc
 
 
 class MetricPoint(Record, frozen=True, kw_only=True):
-    name: Identifier
-    value: float
-    unit: str = ""
-    attributes: dict[str, str] = {}
+    """One number. Names: ``domain.md`` §2.14, §2.15, §6.2."""
+
+    name: Annotated[Identifier, doc("As tamiyo.gnn.feature_coverage")]
+    value: Annotated[float, doc("In the point's unit")]
+    unit: Annotated[str, doc("As ms, ratio, count; empty = unitless")] = ""
+    attributes: Annotated[dict[str, str], doc("What the number is of, as seed_id")] = {}
 
 
 class TelemetryEvent(Record, frozen=True, kw_only=True):
-    """``description`` is the machine code, as ``loss_spike``."""
+    """Something that happened. Codes: ``domain.md`` §5, §6.3."""
 
-    event_id: str
-    description: Identifier
+    event_id: Annotated[str, doc("Unique within the packet, as evt-1")]
+    description: Annotated[Identifier, doc("The machine code, as loss_spike")]
     level: TelemetryLevel = TelemetryLevel.INFO
-    attributes: dict[str, str] = {}
+    attributes: Annotated[dict[str, str], doc("Particulars, as reason")] = {}
 
 
 class TraceSpan(Record, frozen=True, kw_only=True):
-    span_id: str
-    parent_span_id: str | None = None
-    name: str
+    """A timed piece of work."""
+
+    span_id: Annotated[str, doc("Unique within the packet")]
+    parent_span_id: Annotated[str | None, doc("Span it is part of")] = None
+    name: Annotated[str, doc("What was done")]
     start_time: TimestampNs
     end_time: TimestampNs
-    attributes: dict[str, str] = {}
+    attributes: Annotated[dict[str, str], doc("Particulars")] = {}
 
 
 class SystemHealth(Record, frozen=True, kw_only=True):
-    """``indicators["priority"]`` holds the priority's name: Leyline has no field for it."""
+    """Health of the source. ``indicators["priority"]`` holds the priority's name: Leyline has no field for it."""
 
     status: HealthStatus = HealthStatus.UNKNOWN
-    summary: str = ""
-    indicators: dict[str, str] = {}
+    summary: Annotated[str, doc("One line for people")] = ""
+    indicators: Annotated[dict[str, str], doc("Named states, as mode and tier (domain.md §6.5)")] = {}
 
 
 class TelemetryPacket(Message, frozen=True, kw_only=True):
     """Metrics, events, spans and health of one source at one moment."""
 
-    packet_id: Identifier
+    packet_id: Annotated[Identifier, doc("Unique per source")]
     timestamp: TimestampNs
     source_subsystem: Annotated[Identifier, doc("tolaria, kasmina, tamiyo, …")]
     level: TelemetryLevel = TelemetryLevel.INFO
     run_id: Annotated[str | None, doc("Training run the packet describes")] = None
-    metrics: list[MetricPoint] = []
-    events: list[TelemetryEvent] = []
-    spans: list[TraceSpan] = []
-    system_health: SystemHealth | None = None
+    metrics: Annotated[list[MetricPoint], doc("Numbers")] = []
+    events: Annotated[list[TelemetryEvent], doc("What happened")] = []
+    spans: Annotated[list[TraceSpan], doc("What took how long")] = []
+    system_health: Annotated[SystemHealth | None, doc("Health of the source")] = None
 
     @property
     def priority(self) -> MessagePriority:
@@ -65,9 +69,9 @@ class EmergencySignal(Message, frozen=True, kw_only=True):
     """Tolaria's emergency level: L3 asks for conservative mode, L4 stops SEED commands."""
 
     level: EmergencyLevel
-    reason: str
-    origin: str
+    reason: Annotated[str, doc("Why the level was raised")]
+    origin: Annotated[str, doc("Subsystem that raised it, as tolaria")]
     triggered_at: TimestampNs
-    monotonic_time_ms: int | None = None
-    run_id: str | None = None
-    attributes: dict[str, str] = {}
+    monotonic_time_ms: Annotated[Count | None, doc("The origin's monotonic clock", "ms")] = None
+    run_id: Annotated[str | None, doc("Run concerned; absent = all")] = None
+    attributes: Annotated[dict[str, str], doc("Particulars, as epoch, failure_reason, mode")] = {}

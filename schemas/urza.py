@@ -10,6 +10,8 @@ from typing import Annotated
 
 from schemas.enums import BlueprintKind, BlueprintTier, CompileStatus
 from schemas.record import (
+    ColumnSet,
+    Count,
     Float32Column,
     Fraction,
     Identifier,
@@ -19,27 +21,38 @@ from schemas.record import (
     TimestampNs,
     UInt8Column,
     doc,
-    require_equal_lengths,
 )
 
 
 class BlueprintParameterBounds(Record, frozen=True, kw_only=True):
-    min_value: float
-    max_value: float
+    """Inclusive range of a parameter, in the parameter's own unit.
+
+    Raises:
+        ValueError: the range is empty, or an end is NaN.
+    """
+
+    min_value: Annotated[float, doc("Smallest value that may be set")]
+    max_value: Annotated[float, doc("Largest value that may be set")]
+
+    def __post_init__(self) -> None:
+        if not self.min_value <= self.max_value:
+            raise ValueError(f"{self.min_value} to {self.max_value} is no range; give the smaller as min_value")
 
 
 class BlueprintDescriptor(Record, frozen=True, kw_only=True):
     """Leyline's descriptor: what a blueprint is, how risky, and which parameters may be set."""
 
-    name: str | None = None
+    name: Annotated[str | None, doc("Name for people")] = None
     tier: BlueprintTier = BlueprintTier.UNSPECIFIED
-    allowed_parameters: dict[str, BlueprintParameterBounds] = {}
+    allowed_parameters: Annotated[
+        dict[str, BlueprintParameterBounds], doc("Parameters a command may set, by parameter id")
+    ] = {}
     risk: Annotated[Fraction | None, doc("Karn's estimate; a safety sheet overrides it", "1")] = None
-    stage: Annotated[int | None, doc("Maturity stage, 0 (simple) to 6 (pathological)")] = None
-    quarantine_only: bool = False
-    approval_required: bool = False
+    stage: Annotated[Count | None, doc("Maturity stage, 0 (simple) to 6 (pathological)")] = None
+    quarantine_only: Annotated[bool, doc("To be grafted in quarantine only")] = False
+    approval_required: Annotated[bool, doc("An operator must approve it before it is grafted")] = False
     approved: Annotated[bool, doc("An operator approved a blueprint that requires it")] = False
-    description: str | None = None
+    description: Annotated[str | None, doc("Text for people")] = None
 
 
 class CompileReport(Record, frozen=True, kw_only=True):
@@ -50,70 +63,71 @@ class CompileReport(Record, frozen=True, kw_only=True):
     prewarm_ms: Annotated[float | None, doc("Warm-up time", "ms")] = None
 
 
-class BlueprintLayers(Record, frozen=True, kw_only=True):
-    """Layer nodes."""
+class BlueprintLayers(ColumnSet, frozen=True, kw_only=True):
+    """Layer nodes (requirements ``002`` §2)."""
 
     layer_id: Annotated[list[str], doc("Unique names, as in the model's module tree")]
     type: Annotated[list[str], doc("Operation, as linear, conv2d, layer_norm, embedding")]
     depth: Annotated[Int32Column | None, doc("Topological depth, 0-based")] = None
-    input_channels: Float32Column | None = None
-    output_channels: Float32Column | None = None
+    input_channels: Annotated[Float32Column | None, doc("Features or channels read", "{channel}")] = None
+    output_channels: Annotated[Float32Column | None, doc("Features or channels written", "{channel}")] = None
     activation_type: Annotated[list[str] | None, doc("Activation behind the layer; empty = none")] = None
     dropout_rate: Annotated[Float32Column | None, doc("Dropout behind the layer", "1")] = None
     parameter_count: Annotated[Float32Column | None, doc("Trainable scalars of the layer")] = None
-    weight_norm: Float32Column | None = None
-    gradient_norm: Float32Column | None = None
+    weight_norm: Annotated[Float32Column | None, doc("L2 norm of the weights when published")] = None
+    gradient_norm: Annotated[Float32Column | None, doc("L2 norm of the weight gradients when published")] = None
     latency_ms: Annotated[Float32Column | None, doc("Latency on the reference device", "ms")] = None
 
     def __post_init__(self) -> None:
-        require_equal_lengths(self)
+        super().__post_init__()
         require_unique(self.layer_id, "layer_id")
 
 
-class BlueprintActivations(Record, frozen=True, kw_only=True):
-    """Activation nodes."""
+class BlueprintActivations(ColumnSet, frozen=True, kw_only=True):
+    """Activation nodes (requirements ``002`` §2)."""
 
-    activation_id: list[str]
+    activation_id: Annotated[list[str], doc("Unique names")]
     type: Annotated[list[str], doc("Function, as relu, gelu, softmax")]
-    saturation_rate: Annotated[Float32Column | None, doc("Catalogue value", "1")] = None
-    gradient_flow: Annotated[Float32Column | None, doc("Catalogue value", "1")] = None
+    saturation_rate: Annotated[
+        Float32Column | None, doc("Catalogue value, 0 to 1: share of saturated outputs", "1")
+    ] = None
+    gradient_flow: Annotated[
+        Float32Column | None, doc("Catalogue value, 0 to 1: share of the gradient let through", "1")
+    ] = None
     computational_cost: Annotated[Float32Column | None, doc("Operations per element")] = None
-    nonlinearity_strength: Annotated[Float32Column | None, doc("Catalogue value", "1")] = None
+    nonlinearity_strength: Annotated[Float32Column | None, doc("Catalogue value, 0 (linear) to 1", "1")] = None
 
     def __post_init__(self) -> None:
-        require_equal_lengths(self)
+        super().__post_init__()
         require_unique(self.activation_id, "activation_id")
 
 
-class BlueprintParameters(Record, frozen=True, kw_only=True):
-    """Parameter nodes: optimizer parameter groups of the host, or tunable parameters of a kernel."""
+class BlueprintParameters(ColumnSet, frozen=True, kw_only=True):
+    """Parameter nodes: optimizer parameter groups of the host, or tunable parameters of a kernel (``002`` §2)."""
 
-    parameter_id: list[str]
+    parameter_id: Annotated[list[str], doc("Unique names")]
     parameter_count: Annotated[Float32Column | None, doc("Scalars in the group")] = None
-    learning_rate: Float32Column | None = None
-    momentum: Float32Column | None = None
-    gradient_variance: Float32Column | None = None
+    learning_rate: Annotated[Float32Column | None, doc("Learning rate when published")] = None
+    momentum: Annotated[Float32Column | None, doc("Momentum, or Adam's first beta", "1")] = None
+    gradient_variance: Annotated[Float32Column | None, doc("Variance of the group's gradient norm")] = None
     optimizer_family: Annotated[list[str] | None, doc("sgd, adam, adamw, rmsprop, adagrad, …")] = None
 
     def __post_init__(self) -> None:
-        require_equal_lengths(self)
+        super().__post_init__()
         require_unique(self.parameter_id, "parameter_id")
 
 
-class EdgeList(Record, frozen=True, kw_only=True):
+class EdgeList(ColumnSet, frozen=True, kw_only=True):
     """Edges of one relation; ``source`` and ``target`` are node positions.
 
     ``weight`` is the relation's static attribute: connection_strength for ``connects``, link weight for
     ``configures``, magnitude for ``modulates``.
     """
 
-    source: Int32Column
-    target: Int32Column
-    weight: Float32Column | None = None
+    source: Annotated[Int32Column, doc("0-based position of the source node")]
+    target: Annotated[Int32Column, doc("0-based position of the target node")]
+    weight: Annotated[Float32Column | None, doc("Static attribute of the relation")] = None
     residual: Annotated[UInt8Column | None, doc("1 = residual connection (connects only)")] = None
-
-    def __post_init__(self) -> None:
-        require_equal_lengths(self)
 
 
 class Adjacency(Record, frozen=True, kw_only=True):
@@ -128,11 +142,13 @@ class Adjacency(Record, frozen=True, kw_only=True):
 
 
 class Capabilities(Record, frozen=True, kw_only=True):
-    """What seeds may do in this host (``domain.md`` §4.9). Values are parameter ids."""
+    """What seeds may do in this host (``domain.md`` §4.9). An explicit empty list allows nothing."""
 
-    allowed_blending_methods: list[str] | None = None
-    allowed_parameters_by_seed_id: dict[str, list[str]] = {}
-    allowed_parameters_by_seed_index: dict[str, list[int]] = {}
+    allowed_blending_methods: Annotated[list[str] | None, doc("Methods allowed to every seed")] = None
+    allowed_parameters_by_seed_id: Annotated[dict[str, list[str]], doc("Seed id -> parameter ids")] = {}
+    allowed_parameters_by_seed_index: Annotated[
+        dict[str, list[Count]], doc("Seed position as a decimal string -> parameter positions")
+    ] = {}
 
 
 class MonitorThresholds(Record, frozen=True, kw_only=True):
@@ -145,9 +161,11 @@ class MonitorThresholds(Record, frozen=True, kw_only=True):
 class Monitors(Record, frozen=True, kw_only=True):
     """Which layers seeds watch, where Kasmina does not say. Values are layer positions."""
 
-    by_seed_id: dict[str, list[int]] = {}
-    by_seed_index: dict[str, list[int]] = {}
-    thresholds: MonitorThresholds | None = None
+    by_seed_id: Annotated[dict[str, list[Count]], doc("Seed id -> layer positions")] = {}
+    by_seed_index: Annotated[
+        dict[str, list[Count]], doc("Seed position as a decimal string -> layer positions")
+    ] = {}
+    thresholds: Annotated[MonitorThresholds | None, doc("Which seeds lose their monitor edges")] = None
 
 
 class BlueprintGraph(Record, frozen=True, kw_only=True):
@@ -169,8 +187,8 @@ class Blueprint(Message, frozen=True, kw_only=True):
     again under the same id with a new version.
     """
 
-    blueprint_id: Identifier
-    blueprint_version: Identifier
+    blueprint_id: Annotated[Identifier, doc("Name of the blueprint, over all of its versions")]
+    blueprint_version: Annotated[Identifier, doc("Digest of the content, as telemetry columns refer to it")]
     kind: BlueprintKind = BlueprintKind.HOST
     issued_at: TimestampNs
     run_id: Annotated[str | None, doc("The run whose host model this is")] = None
@@ -178,7 +196,7 @@ class Blueprint(Message, frozen=True, kw_only=True):
     graph: BlueprintGraph | None = None
     compiled: CompileReport | None = None
     checksum: Annotated[str | None, doc("SHA-256 of the kernel artifact, hex")] = None
-    tags: list[str] = []
+    tags: Annotated[list[str], doc("Labels for people")] = []
 
 
 def require_unique(names: list[str], field: str) -> None:

@@ -1,12 +1,14 @@
 """The node feature table: every channel of every node type, one line each (design §6).
 
-Raw widths, slot and mask positions, coverage keys, the checkpoint's feature manifest and the reference page all derive
-from :data:`NODES`. Sources: requirements ``000`` ("Quick-reference schema", "Graph Schema Definition") and ``002`` §2.
+Raw widths, slot and mask positions, coverage keys, the checkpoint's feature manifest and the reference page all
+derive from :data:`NODES`. Sources: requirements ``000`` ("Quick-reference schema", "Graph Schema Definition") and
+``002`` §2.
 
-Layout of a raw row: the channels in table order, each followed by its mask slot where it has one, zero-padded to the
-raw width. A category occupies ``width`` slots: the builder writes its registry index (0 = unknown) into the first and
-zeros into the rest, the model replaces the block by a learned embedding. Index 0 is a category's mask. Channels
-that name the same ``mask_group`` share one mask slot behind the group's last channel: 1 only if all are present.
+Layout of a raw row: the channels in table order, each followed by its mask slot where it has one, zero-padded to
+the raw width. A category occupies ``width`` slots: the builder writes its registry index (0 = unknown) into the
+first and zeros into the rest, the model replaces the block by a learned embedding. Index 0 is a category's mask.
+Channels that name the same ``mask_group`` share one mask slot behind the group's last channel: 1 only if all are
+present.
 """
 
 from __future__ import annotations
@@ -29,13 +31,26 @@ class Kind(StrEnum):
 
 
 class Transform(StrEnum):
-    """What is done to a present number. ``prior`` of the channel names the statistics used."""
+    """What is done to a present number. ``prior`` of the channel names the statistics used, ``total`` the divisor.
+
+    Everything but ``CLAMP01`` is limited to ±:data:`~tamiyo_stream.runs.norms.Z_LIMIT` in the end.
+    """
 
     NONE = "none"
-    CLAMP01 = "clamp01"
+    CLAMP01 = "clamp01"  # divided by the total, then limited to [0, 1]
     EWMA = "ewma"  # z-score by the run's moving statistics, then update (requirements 000, §3)
     LOG1P_Z = "log1p+z"  # log1p, then z-score by a fixed prior (requirements 000, §3)
-    RATIO = "ratio"  # a share of a total that the builder knows
+    Z = "z"  # z-score by a fixed prior (requirements 000, momentum)
+    RATIO = "ratio"  # a share of the total
+
+
+class Total(StrEnum):
+    """Totals that depend on the graph; other totals are plain numbers."""
+
+    MAX = "max"  # largest magnitude in the column
+    SUM = "sum"  # sum of the column's magnitudes
+    FAN_OUT = "fan_out"  # largest number of edges of the relation that leave one node
+    DEPTH = "depth"  # depth of the host's deepest layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +59,9 @@ class Channel:
 
     Attributes:
         name: field name of the requirements; unique within the node type.
-        source: wire field it is read from, as ``state.layers.latency_ms``; ``run.`` = derived from the rolling cache.
+        source: wire field it is read from, as ``state.layers.latency_ms``; ``run.`` = derived from the rolling
+        cache.
+        fallback: wire field read, element by element, where ``source`` is missing, as Urza's catalogue value.
         kind: how it becomes slots.
         transform: applied to present numbers.
         default: written where missing (mask 0).
@@ -53,9 +70,12 @@ class Channel:
         capacity: rows of the category's embedding table, index 0 (unknown) included.
         labels: positions of a multi-hot.
         prior: key of the normalisation statistics (``runs.norms``).
+        total: what a ratio or a clamped number is a share of.
         static: read once per blueprint version instead of every step.
         mandatory: counts towards ``mandatory_coverage``.
         mask_group: shared mask, see module docstring.
+        counted: False = always known to Tamiyo itself, so that it says nothing about what upstream sent
+        (coverage).
     """
 
     name: str
@@ -68,10 +88,13 @@ class Channel:
     capacity: int = 0
     labels: tuple[str, ...] = ()
     prior: str = ""
+    total: float | Total = 1.0
     static: bool = False
     mandatory: bool = True
     masked: bool = True
     mask_group: str = ""
+    fallback: str = ""
+    counted: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,12 @@ class NodeSchema:
     raw_width: int
     encoded_width: int
     channels: tuple[Channel, ...] = field(repr=False)
+    coverage_name: str = ""
+
+    @property
+    def family(self) -> str:
+        """Prefix of the type's coverage keys (``domain.md`` §6.4 calls the context ``global``)."""
+        return self.coverage_name or self.node_type
 
     @cached_property
     def slots(self) -> dict[str, slice]:
@@ -96,9 +125,8 @@ class NodeSchema:
     @cached_property
     def used_width(self) -> int:
         """Slots in use; the rest up to ``raw_width`` is zero padding."""
-        return max(
-            [*(slot.stop for slot in self.slots.values()), *(mask + 1 for mask in self.mask_slots.values())]
-        )
+        ends = [int(slot.stop) for slot in self.slots.values()]
+        return max(ends + [mask + 1 for mask in self.mask_slots.values()])
 
     def channel(self, name: str) -> Channel:
         """Return the channel ``name``.
@@ -190,7 +218,9 @@ _LAYER = NodeSchema(
             prior="channels",
             static=True,
         ),
-        Channel("depth", "blueprint.graph.layers.depth", transform=Transform.RATIO, static=True),
+        Channel(
+            "depth", "blueprint.graph.layers.depth", transform=Transform.RATIO, total=Total.DEPTH, static=True
+        ),
         Channel("dropout_rate", "blueprint.graph.layers.dropout_rate", transform=Transform.CLAMP01, static=True),
         Channel(
             "parameter_count",
@@ -199,12 +229,19 @@ _LAYER = NodeSchema(
             prior="parameter_count",
             static=True,
         ),
-        Channel("weight_norm", "state.layers.weight_norm", transform=Transform.EWMA, prior="layer_weight_norm"),
+        Channel(
+            "weight_norm",
+            "state.layers.weight_norm",
+            transform=Transform.EWMA,
+            prior="layer_weight_norm",
+            fallback="blueprint.graph.layers.weight_norm",
+        ),
         Channel(
             "gradient_norm",
             "state.layers.gradient_norm",
             transform=Transform.EWMA,
             prior="layer_gradient_norm",
+            fallback="blueprint.graph.layers.gradient_norm",
         ),
         Channel("update_frequency", "state.layers.update_frequency", transform=Transform.CLAMP01),
         Channel(
@@ -214,16 +251,35 @@ _LAYER = NodeSchema(
             prior="gradient_variance",
         ),
         _category("gradient_instability", "state.layers.gradient_instability", 4, "gradient_instability", 64),
-        Channel("latency_ms", "state.layers.latency_ms", transform=Transform.EWMA, prior="layer_latency"),
-        Channel("latency_budget_utilisation", "state.layers.latency_ms", transform=Transform.RATIO),
+        Channel(
+            "latency_ms",
+            "state.layers.latency_ms",
+            transform=Transform.EWMA,
+            prior="layer_latency",
+            fallback="blueprint.graph.layers.latency_ms",
+        ),
+        # The budget of a layer is the time of the whole forward pass.
+        Channel(
+            "latency_budget_utilisation",
+            "state.layers.latency_ms",
+            transform=Transform.RATIO,
+            total=Total.SUM,
+            fallback="blueprint.graph.layers.latency_ms",
+        ),
         Channel(
             "data_flow_volume",
             "state.layers.data_flow_volume",
             transform=Transform.LOG1P_Z,
             prior="data_flow_volume",
         ),
-        Channel("loss_contribution", "state.layers.loss_contribution", transform=Transform.RATIO),
-        Channel("step_loss", "state.training_loss", transform=Transform.EWMA, prior="loss"),
+        Channel("loss_contribution", "state.layers.loss_contribution", transform=Transform.RATIO, total=Total.SUM),
+        Channel(
+            "step_loss",
+            "state.training_loss",
+            transform=Transform.EWMA,
+            prior="loss",
+            fallback="state.training_metrics.loss",
+        ),
         Channel(
             "step_gradient_norm",
             "state.training_metrics.gradient_norm",
@@ -259,8 +315,14 @@ _SEED = NodeSchema(
         Channel("monitoring_scope", "seed.monitoring_scope", transform=Transform.CLAMP01, default=0.5),
         Channel("activity_level", "seed.activity_level", transform=Transform.CLAMP01, default=0.5),
         Channel("success_rate", "seed.success_rate", transform=Transform.CLAMP01, default=0.5),
-        Channel("risk_tolerance", "seed.risk_tolerance", transform=Transform.CLAMP01, default=0.5),
-        Channel("alpha", "seed.alpha", transform=Transform.CLAMP01),
+        Channel(
+            "risk_tolerance",
+            "seed.risk_tolerance",
+            transform=Transform.CLAMP01,
+            default=0.5,
+            fallback="seed.metrics.risk_tolerance",
+        ),
+        Channel("alpha", "seed.alpha", transform=Transform.CLAMP01, fallback="seed.metrics.alpha"),
         Channel("risk_score", "seed.risk_score", transform=Transform.CLAMP01, default=0.5),
         Channel(
             "gradient_norm",
@@ -276,7 +338,7 @@ _SEED = NodeSchema(
             prior="learning_rate",
             mandatory=False,
         ),
-        Channel("layer_depth", "seed.layer_depth", transform=Transform.RATIO, mandatory=False),
+        Channel("layer_depth", "seed.layer_depth", transform=Transform.RATIO, total=Total.DEPTH, mandatory=False),
         Channel("age_epochs", "seed.age_epochs", transform=Transform.EWMA, prior="seed_age", mandatory=False),
         _category("specialization", "seed.specialization", 4, "specialization", 64),
         _category("alpha_schedule", "seed.alpha_schedule.method", 4, "schedule", 64),
@@ -292,8 +354,9 @@ _SEED = NodeSchema(
         Channel("isolation_exemptions", "seed.isolation_exemptions", kind=Kind.FLAG),
         Channel("quarantine_only", "seed.quarantine_only", kind=Kind.FLAG),
         Channel("policy_version", "seed.policy_version", kind=Kind.FLAG),
-        _category("blueprint_tier", "kernel.descriptor.tier", 1, "blueprint_tier", 64),
-        _category("safe_handling", "kernel_sheet.handling_class", 1, "handling_class", 64),
+        # Not mandatory: a dormant seed has no kernel.
+        _category("blueprint_tier", "kernel.descriptor.tier", 1, "blueprint_tier", 64, mandatory=False),
+        _category("safe_handling", "kernel_sheet.handling_class", 1, "handling_class", 64, mandatory=False),
     ),
 )
 
@@ -304,17 +367,29 @@ _ACTIVATION = NodeSchema(
     channels=(
         _category("activation_type", "blueprint.graph.activations.type", 16, "activation_type", 1024, static=True),
         # Learned stand-in where the blueprint names no activation: embedded by the feeding layer's type.
-        _category(
+        Channel(
             "fallback_layer_type",
             "blueprint.graph.layers.type",
-            4,
-            "layer_type",
-            1024,
+            kind=Kind.CATEGORY,
+            width=4,
+            vocabulary="layer_type",
+            capacity=1024,
             static=True,
             mandatory=False,
+            counted=False,
         ),
-        Channel("saturation_rate", "state.activations.saturation_rate", transform=Transform.CLAMP01),
-        Channel("gradient_flow", "state.activations.gradient_flow", transform=Transform.CLAMP01),
+        Channel(
+            "saturation_rate",
+            "state.activations.saturation_rate",
+            transform=Transform.CLAMP01,
+            fallback="blueprint.graph.activations.saturation_rate",
+        ),
+        Channel(
+            "gradient_flow",
+            "state.activations.gradient_flow",
+            transform=Transform.CLAMP01,
+            fallback="blueprint.graph.activations.gradient_flow",
+        ),
         Channel(
             "computational_cost",
             "blueprint.graph.activations.computational_cost",
@@ -349,13 +424,21 @@ _PARAMETER = NodeSchema(
             "state.parameters.learning_rate",
             transform=Transform.LOG1P_Z,
             prior="learning_rate",
+            fallback="blueprint.graph.parameters.learning_rate",
         ),
-        Channel("momentum", "state.parameters.momentum", transform=Transform.NONE, prior="momentum"),
+        Channel(
+            "momentum",
+            "state.parameters.momentum",
+            transform=Transform.Z,
+            prior="momentum",
+            fallback="blueprint.graph.parameters.momentum",
+        ),
         Channel(
             "gradient_variance",
             "state.parameters.gradient_variance",
             transform=Transform.LOG1P_Z,
             prior="gradient_variance",
+            fallback="blueprint.graph.parameters.gradient_variance",
         ),
         _category(
             "optimizer_family",
@@ -395,9 +478,9 @@ _BLUEPRINT = NodeSchema(
         _category("hazard_band", "kernel_sheet.hazard_band", 2, "hazard_class", 64),
         _category("handling_class", "kernel_sheet.handling_class", 1, "handling_class", 64),
         _category("compile_status", "kernel.compiled.status", 1, "compile_status", 64, mandatory=False),
-        Channel("risk", "kernel.descriptor.risk", transform=Transform.CLAMP01),
+        Channel("risk", "kernel_sheet.risk_score", transform=Transform.CLAMP01, fallback="kernel.descriptor.risk"),
         Channel("candidate_score", "run.candidate_score", transform=Transform.NONE),
-        Channel("stage", "kernel.descriptor.stage", transform=Transform.RATIO, mask_group="descriptor"),
+        Channel("stage", "kernel.descriptor.stage", transform=Transform.RATIO, total=6.0, mask_group="descriptor"),
         Channel("quarantine_only", "kernel.descriptor.quarantine_only", kind=Kind.FLAG, mask_group="descriptor"),
         Channel(
             "approval_required", "kernel.descriptor.approval_required", kind=Kind.FLAG, mask_group="descriptor"
@@ -416,14 +499,21 @@ _CONTEXT = NodeSchema(
             "gpu_utilisation",
             "state.training_metrics.gpu_util_percent",
             transform=Transform.CLAMP01,
+            total=100.0,
             mandatory=False,
+            fallback="state.hardware_context.utilization_percent",
         ),
-        Channel("cpu_utilisation", "state.training_metrics.cpu_util_percent", transform=Transform.CLAMP01),
-        Channel("conservative_mode", "run.conservative", kind=Kind.FLAG, masked=False),
-        Channel("sla_breaches", "run.sla_breaches", transform=Transform.LOG1P_Z, prior="sla_breaches"),
-        Channel("weatherlight_health", "run.weatherlight_health", transform=Transform.RATIO, mandatory=False),
+        Channel(
+            "cpu_utilisation", "state.training_metrics.cpu_util_percent", transform=Transform.CLAMP01, total=100.0
+        ),
+        Channel("conservative_mode", "run.conservative", kind=Kind.FLAG, masked=False, counted=False),
+        Channel(
+            "sla_breaches", "run.sla_breaches", transform=Transform.LOG1P_Z, prior="sla_breaches", counted=False
+        ),
+        Channel("weatherlight_health", "run.weatherlight_health", transform=Transform.CLAMP01, mandatory=False),
         Channel("latency_budget_utilisation", "run.latency_budget_utilisation", transform=Transform.RATIO),
     ),
+    coverage_name="global",
 )
 
 #: Node schemas by node type, in the order in which the model lists them.

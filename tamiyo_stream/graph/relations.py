@@ -1,7 +1,8 @@
 """The relation table: every edge type, its attributes, its reverse and its aggregation (design §6).
 
-Sources: requirements ``000`` ("Quick-reference schema") and ``002`` §3; their union is ``domain.md`` B3. Each relation
-exists forward and reverse; the reverse has the same attributes. An attribute is followed by its mask slot (1 = present).
+Sources: requirements ``000`` ("Quick-reference schema") and ``002`` §3; their union is ``domain.md`` B3. Each
+relation exists forward and reverse; the reverse has the same attributes. An attribute is followed by its mask slot
+(1 = present).
 """
 
 from __future__ import annotations
@@ -10,22 +11,29 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from schemas.enums import BLENDING_METHODS, OPTIMIZER_FAMILIES
-from tamiyo_stream.graph.features import Transform
+from tamiyo_stream.graph.features import Total, Transform
 
 EdgeType = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One edge attribute: where it comes from and how it is normalised. Multi-hots have ``labels``."""
+    """One edge attribute: where it comes from and how it is normalised. Multi-hots have ``labels``.
+
+    The fields mean what they mean for a :class:`~tamiyo_stream.graph.features.Channel`. A column of nodes is read
+    at the end of the edge that has its node type, at the source end where both have.
+    """
 
     name: str
     source: str
     transform: Transform = Transform.NONE
     labels: tuple[str, ...] = ()
     prior: str = ""
+    total: float | Total = 1.0
     static: bool = False
     mandatory: bool = True
+    fallback: str = ""
+    counted: bool = True
 
     @property
     def width(self) -> int:
@@ -41,6 +49,7 @@ class Relation:
         aggregation: how neighbours are combined in the GraphSAGE stages, ``mean`` or ``max``; the reverse always
             takes the mean (requirements ask for max on monitors and influences; ``domain.md`` §10.1 item 9).
         aliases: names that other sources use for the same relation.
+        coverage_name: name of the relation in coverage keys where it is not ``source_name`` (``domain.md`` §6.4).
     """
 
     source: str
@@ -50,6 +59,12 @@ class Relation:
     attributes: tuple[Attribute, ...]
     aggregation: str = "mean"
     aliases: tuple[str, ...] = ()
+    coverage_name: str = ""
+
+    @property
+    def family(self) -> str:
+        """Prefix of the relation's coverage keys, as ``edges.layer_connects``."""
+        return f"edges.{self.coverage_name or f'{self.source}_{self.name}'}"
 
     @property
     def edge_type(self) -> EdgeType:
@@ -90,7 +105,7 @@ class Relation:
 
 _CONDITIONS = (
     Attribute("latency_budget_utilisation", "run.latency_budget_utilisation", Transform.RATIO),
-    Attribute("conservative_mode", "run.conservative"),
+    Attribute("conservative_mode", "run.conservative", counted=False),
 )
 
 RELATIONS: tuple[Relation, ...] = (
@@ -100,9 +115,27 @@ RELATIONS: tuple[Relation, ...] = (
         "layer",
         "connected_from",
         (
-            Attribute("connection_strength", "blueprint.graph.adjacency.connects.weight", Transform.RATIO),
-            Attribute("data_flow_volume", "state.layers.data_flow_volume", Transform.RATIO),
-            Attribute("latency_ms", "state.layers.latency_ms", Transform.RATIO),
+            Attribute(
+                "connection_strength",
+                "state.edges.connection_strength",
+                Transform.RATIO,
+                total=Total.FAN_OUT,
+                fallback="blueprint.graph.adjacency.connects.weight",
+            ),
+            Attribute(
+                "data_flow_volume",
+                "state.edges.data_flow_volume",
+                Transform.RATIO,
+                total=Total.MAX,
+                fallback="state.layers.data_flow_volume",
+            ),
+            Attribute(
+                "latency_ms",
+                "state.edges.latency_ms",
+                Transform.RATIO,
+                total=Total.MAX,
+                fallback="state.layers.latency_ms",
+            ),
             Attribute("residual_flag", "blueprint.graph.adjacency.connects.residual", static=True),
         ),
     ),
@@ -144,8 +177,18 @@ RELATIONS: tuple[Relation, ...] = (
         "layer",
         "influenced_by",
         (
-            Attribute("gradient_contribution", "state.activations.gradient_contribution", Transform.RATIO),
-            Attribute("nonlinearity_strength", "state.activations.nonlinearity_strength", Transform.CLAMP01),
+            Attribute(
+                "gradient_contribution",
+                "state.activations.gradient_contribution",
+                Transform.RATIO,
+                total=Total.MAX,
+            ),
+            Attribute(
+                "nonlinearity_strength",
+                "state.activations.nonlinearity_strength",
+                Transform.CLAMP01,
+                fallback="blueprint.graph.activations.nonlinearity_strength",
+            ),
         ),
         aggregation="max",
         aliases=("affects",),
@@ -169,7 +212,15 @@ RELATIONS: tuple[Relation, ...] = (
         "configures",
         "parameter",
         "configured_by",
-        (Attribute("link_weight", "blueprint.graph.adjacency.configures.weight", Transform.RATIO, static=True),),
+        (
+            Attribute(
+                "link_weight",
+                "blueprint.graph.adjacency.configures.weight",
+                Transform.RATIO,
+                total=Total.MAX,
+                static=True,
+            ),
+        ),
     ),
     Relation(
         "parameter",
@@ -177,7 +228,13 @@ RELATIONS: tuple[Relation, ...] = (
         "activation",
         "modulated_by",
         (
-            Attribute("magnitude", "blueprint.graph.adjacency.modulates.weight", Transform.RATIO, static=True),
+            Attribute(
+                "magnitude",
+                "blueprint.graph.adjacency.modulates.weight",
+                Transform.RATIO,
+                total=Total.MAX,
+                static=True,
+            ),
             Attribute("effect", "state.parameters.update_magnitude", Transform.EWMA, prior="update_magnitude"),
         ),
     ),
@@ -186,7 +243,8 @@ RELATIONS: tuple[Relation, ...] = (
         "targets",
         "blueprint",
         "targeted_by",
-        (Attribute("target", "kernel.blueprint_id", Transform.RATIO),),
+        # The categorical target: the kernel's registry index as a share of the registry's capacity.
+        (Attribute("target", "run.registry_share", Transform.RATIO),),
     ),
     Relation(
         "seed",
@@ -198,9 +256,26 @@ RELATIONS: tuple[Relation, ...] = (
             Attribute("optimizer_families", "seed.optimizer_families", labels=OPTIMIZER_FAMILIES),
         ),
         aliases=("seed_param_allowed",),
+        coverage_name="seed_param_allowed",
     ),
-    Relation("context", "conditions", "layer", "conditioned_by", _CONDITIONS, aliases=("global_influences",)),
-    Relation("context", "conditions", "seed", "conditioned_by", _CONDITIONS, aliases=("global_operates",)),
+    Relation(
+        "context",
+        "conditions",
+        "layer",
+        "conditioned_by",
+        _CONDITIONS,
+        aliases=("global_influences",),
+        coverage_name="global_influences",
+    ),
+    Relation(
+        "context",
+        "conditions",
+        "seed",
+        "conditioned_by",
+        _CONDITIONS,
+        aliases=("global_operates",),
+        coverage_name="global_operates",
+    ),
 )
 
 #: Forward relation of every edge type, forward types first.

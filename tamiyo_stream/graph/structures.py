@@ -34,9 +34,9 @@ class RelationEdges:
 class Topology:
     """Everything about a graph that does not change from step to step.
 
-    ``structure_hash`` is the SHA-256 (hex) over node counts and all edges: equal hashes mean that an execution plan
-    built for one graph serves the other. Every edge type of the relation table is a key of ``edges``, empty where
-    the graph has none; every node type is a key of ``node_ids``.
+    ``structure_hash`` is the SHA-256 (hex) over node counts and all edges: equal hashes mean that an execution
+    plan built for one graph serves the other. Every edge type of the relation table is a key of ``edges``, empty
+    where the graph has none; every node type is a key of ``node_ids``.
     """
 
     structure_hash: str
@@ -79,7 +79,8 @@ class StepGraph:
     """One training step as a heterogeneous graph.
 
     ``x_dict``: [N_t, raw width] float32 per node type; ``edge_attr_dict``: [E_r, attribute width] float32 per edge
-    type, rows in the topology's edge order. ``seed_ids`` and ``kernel_ids`` name the ``seed`` and ``blueprint`` nodes in order.
+    type, rows in the topology's edge order. ``seed_ids`` and ``kernel_ids`` name the ``seed`` and ``blueprint``
+    nodes in order. ``problems``: what upstream sent but the graph could not use, for logs and telemetry.
     """
 
     run_id: str
@@ -89,6 +90,7 @@ class StepGraph:
     x_dict: Mapping[str, FloatArray] = field(repr=False)
     edge_attr_dict: Mapping[EdgeType, FloatArray] = field(repr=False)
     coverage: Coverage = field(repr=False)
+    problems: tuple[str, ...] = ()
 
     @property
     def layer_ids(self) -> tuple[str, ...]:

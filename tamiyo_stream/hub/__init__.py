@@ -1,1 +1,1 @@
-"""."""
+"""Telemetry: what Tamiyo tells operators about each step."""

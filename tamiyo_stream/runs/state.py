@@ -1,7 +1,7 @@
 """The state of one training run: small, serialisable, saved in the same commit as each decision (design §5).
 
-Everything that must survive a restart or a takeover is here and nothing else: topology and node features are derived.
-Times are Unix nanoseconds so that they mean the same on the worker that takes over.
+Everything that must survive a restart or a takeover is here and nothing else: topology and node features are
+derived. Times are Unix nanoseconds so that they mean the same on the worker that takes over.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is known about blueprints, across runs: the host graphs, the kernel catalogue and the safety sheets.
 
-Fed by Urza and Urabrask, read on every step, never fetched on the hot path: a blueprint that has not arrived is missing,
-its features are masked and counted.
+Fed by Urza and Urabrask, read on every step, never fetched on the hot path: a blueprint that has not arrived is
+missing, its features are masked and counted.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ MAX_SHEETS = 2048
 class Tables:
     """Newest blueprint and safety sheet by blueprint id.
 
-    ``hosts`` are the models in training, ``kernels`` the candidates to graft, in order of arrival. ``failures`` holds
-    the reason for blueprints whose newest evaluation failed.
+    ``hosts`` are the models in training, ``kernels`` the candidates to graft, in order of arrival. ``failures``
+    holds the reason for blueprints whose newest evaluation failed.
     """
 
     hosts: dict[str, Blueprint] = field(default_factory=dict)

@@ -1,0 +1,115 @@
+"""The commands of ``tamiyo-stream`` (design §14).
+
+Every command imports what it needs when it runs: ``--help`` must not load torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from tamiyo_stream.settings import Settings
+
+app = typer.Typer(
+    name="tamiyo-stream",
+    help="Strategic controller for training runs that grow neural networks: reads their state from Redis Streams, "
+    "answers every step with a signed, explained decision.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+schema_app = typer.Typer(help="The wire contracts.", no_args_is_help=True)
+app.add_typer(schema_app, name="schema")
+bench_app = typer.Typer(help="Measure: every figure in docs/performance.md comes from here.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Write the result as JSON to FILE (- = stdout).", metavar="FILE")
+]
+
+
+@app.command()
+def run() -> None:
+    """Run the worker against the Redis of TAMIYO_REDIS_URL until SIGTERM."""
+    settings = _settings()
+    from tamiyo_stream.worker.service import StartFailed, run_worker  # noqa: PLC0415
+
+    try:
+        run_worker(settings)
+    except StartFailed as error:
+        fail(str(error))
+
+
+@app.command()
+def check() -> None:
+    """Check that everything the worker needs is there; say what to do where it is not."""
+    from tamiyo_stream.check import run_checks  # noqa: PLC0415
+
+    raise typer.Exit(run_checks(_settings()))
+
+
+@app.command()
+def demo(
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
+    headless: Annotated[bool, typer.Option("--headless", help="Plain lines instead of the live view.")] = False,
+    json: JsonOption = None,
+    seed: Annotated[int, typer.Option(help="Seed of model, data order and Tamiyo's network.")] = 0,
+) -> None:
+    """Train a real model under Tamiyo's control over an embedded Redis. Needs nothing else."""
+    from tamiyo_stream.demo.command import DemoOptions, run_demo  # noqa: PLC0415
+
+    raise typer.Exit(run_demo(DemoOptions(steps=steps, headless=headless, json_file=json, seed=seed)))
+
+
+@bench_app.command("probe")
+def bench_probe(
+    steps: Annotated[int, typer.Option(min=20, help="Training steps with and without the probe, each.")] = 200,
+    json: JsonOption = None,
+) -> None:
+    """Measure what the Tolaria probe costs a training step."""
+    from tamiyo_stream.bench import print_report, probe_overhead  # noqa: PLC0415
+
+    print_report(probe_overhead(steps), json)
+
+
+@schema_app.command("export")
+def schema_export(
+    out: Annotated[Path, typer.Option(help="File to write; - = stdout.")] = Path("docs/asyncapi.yaml"),
+) -> None:
+    """Write the wire contracts as AsyncAPI 3."""
+    from schemas.asyncapi import render_asyncapi  # noqa: PLC0415
+
+    write_text(out, render_asyncapi())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, or to stdout for ``-``."""
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def _settings() -> Settings:
+    from tamiyo_stream.settings import SettingsError, load_settings  # noqa: PLC0415
+
+    try:
+        return load_settings()
+    except SettingsError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Print ``message`` to stderr and exit with status 2."""
+    typer.echo(message, err=True)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    """Entry point of the ``tamiyo-stream`` script."""
+    app()

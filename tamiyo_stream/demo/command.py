@@ -1,0 +1,187 @@
+"""``tamiyo-stream demo``: embedded Redis, the worker as its own process, a training run, and the account of it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from types import FrameType
+from typing import Any
+
+import redis
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from schemas.signing import Keyring
+from tamiyo_stream.demo.audit import Audit, audit
+from tamiyo_stream.demo.training import Progress, TrainingRun
+from tamiyo_stream.demo.view import LiveView, PlainView, View
+from tamiyo_stream.demo.worker_process import WorkerFailed, WorkerProcess
+from tamiyo_stream.upstream.embedded_redis import EmbeddedRedis, RedisServerUnavailable
+
+RUN_ID = "demo"
+KEY_ID = "demo"
+#: Losses averaged for the first and the last figure of the summary.
+LOSS_WINDOW = 10
+EXIT_FAILED = 1
+EXIT_UNUSABLE = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the command line asked for; ``json_file`` ``-`` is stdout."""
+
+    steps: int
+    headless: bool
+    json_file: Path | None
+    seed: int
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Run the demo and return the exit status: 0 when every step was answered exactly once."""
+    to_stdout = options.json_file is not None and str(options.json_file) == "-"
+    console = Console(stderr=to_stdout)
+    try:
+        with _termination_as_interrupt():
+            report = _demonstrate(options, console)
+    except KeyboardInterrupt:
+        console.print("\nstopped; worker and Redis are down")
+        return EXIT_INTERRUPTED
+    except (WorkerFailed, RedisServerUnavailable, OSError) as error:
+        console.print(f"[red]the demo cannot run:[/] {error}", soft_wrap=True)
+        return EXIT_UNUSABLE
+    _write_report(report, options.json_file)
+    return 0 if report["missing"] == 0 and report["duplicates"] == 0 else EXIT_FAILED
+
+
+def _demonstrate(options: DemoOptions, console: Console) -> dict[str, Any]:
+    # One thread for the model in training: the other core is the worker's.
+    torch.set_num_threads(1)
+    secret = secrets.token_hex(32)
+    keyring = Keyring({KEY_ID: secret.encode()})
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tamiyo-demo-")))
+        server = stack.enter_context(EmbeddedRedis())
+        worker = stack.enter_context(
+            WorkerProcess(_worker_environment(server.url, secret, scratch), scratch / "worker.log")
+        )
+        console.print(f"Redis on {server.url}, worker process {worker.pid} starting", highlight=False)
+        run = TrainingRun(RUN_ID, server.url, keyring, steps=options.steps, seed=options.seed)
+        stack.callback(run.close)
+        worker.wait_until_ready()
+        losses, received = _train(run, worker, _view(options, console))
+        run.close()
+        client = stack.enter_context(redis.Redis.from_url(server.url))
+        account = audit(client, RUN_ID, keyring)
+        status = worker.stop()
+    report = _report(options, account, losses, received, worker_status=status)
+    console.print(_summary(report))
+    return report
+
+
+def _train(run: TrainingRun, worker: WorkerProcess, view: View) -> tuple[list[float], int]:
+    losses: list[float] = []
+    received = 0
+    try:
+        for progress in run:
+            worker.check()
+            losses += _loss_of(progress)
+            received += len(progress.arrivals)
+            view.show(progress)
+    finally:
+        view.close()
+    return losses, received
+
+
+def _loss_of(progress: Progress) -> list[float]:
+    return [progress.loss] if progress.loss == progress.loss else []
+
+
+def _view(options: DemoOptions, console: Console) -> View:
+    if options.headless or not console.is_terminal:
+        return PlainView(console, options.steps)
+    return LiveView(console, options.steps)
+
+
+def _worker_environment(url: str, secret: str, scratch: Path) -> dict[str, str]:
+    return {
+        "TAMIYO_REDIS_URL": url,
+        "TAMIYO_SIGNING_KID": KEY_ID,
+        "TAMIYO_SIGNING_SECRET": secret,
+        "TAMIYO_VAR_DIR": str(scratch / "var"),
+        "TAMIYO_DEVICE": "cpu",
+        "TAMIYO_THREADS": "1",
+    }
+
+
+def _report(
+    options: DemoOptions, account: Audit, losses: list[float], received: int, *, worker_status: int | None
+) -> dict[str, Any]:
+    return {
+        "steps": options.steps,
+        "steps_published": account.published,
+        "decisions_received": received,
+        "decided": account.decided,
+        "superseded": account.superseded,
+        "duplicates": account.duplicates,
+        "missing": account.missing,
+        "latency_ms": {"p50": account.latency_ms(50), "p95": account.latency_ms(95)},
+        "layers": account.layers,
+        "edges": account.edges,
+        "feature_coverage": account.feature_coverage,
+        "commands_by_type": account.commands_by_type,
+        "initial_loss": fmean(losses[:LOSS_WINDOW]) if losses else None,
+        "final_loss": fmean(losses[-LOSS_WINDOW:]) if losses else None,
+        "worker_exit_status": worker_status,
+    }
+
+
+def _summary(report: dict[str, Any]) -> Table:
+    table = Table(title="the run, from its streams", show_header=False, title_justify="left")
+    latency = report["latency_ms"]
+    rows = (
+        ("steps published", report["steps_published"]),
+        ("decided / superseded", f"{report['decided']} / {report['superseded']}"),
+        ("missing / duplicates", f"{report['missing']} / {report['duplicates']}"),
+        ("commands", ", ".join(f"{count} {name}" for name, count in report["commands_by_type"].items()) or "none"),
+        ("state to command, p50 / p95", f"{latency['p50']} / {latency['p95']} ms"),
+        ("blueprint", f"{report['layers']} layers, {report['edges']} data-flow edges"),
+        ("feature coverage", report["feature_coverage"]),
+        ("loss", f"{report['initial_loss']:.3f} → {report['final_loss']:.3f}" if report["initial_loss"] else "–"),
+    )
+    for name, value in rows:
+        table.add_row(name, str(value))
+    return table
+
+
+def _write_report(report: dict[str, Any], target: Path | None) -> None:
+    if target is None:
+        return
+    text = json.dumps(report, indent=2) + "\n"
+    if str(target) == "-":
+        sys.stdout.write(text)
+    else:
+        target.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C: either way the worker and Redis are stopped before we end."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,81 @@
+"""The model that the demo trains: a small character-level transformer (decoder only, pre-norm, tied output)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class CausalAttention(nn.Module):
+    """Multi-head self-attention that sees only earlier characters."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, T, width] to [B, T, width]."""
+        batch, length, width = x.shape
+        parts = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2], is_causal=True)
+        mapped: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return mapped
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each with its residual."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = CausalAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 4 * width)
+        self.activation = nn.GELU()
+        self.contract = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, T, width] to [B, T, width]."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.dropout(self.contract(self.activation(self.expand(self.norm2(x)))))
+
+
+class CharTransformer(nn.Module):
+    """Predicts the next character. The output layer shares its weights with the embedding."""
+
+    def __init__(
+        self,
+        alphabet: int,
+        *,
+        length: int = 64,
+        width: int = 96,
+        heads: int = 4,
+        depth: int = 6,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.length = length
+        self.embedding = nn.Embedding(alphabet, width)
+        self.position = nn.Embedding(length, width)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, alphabet, bias=False)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.output.weight = self.embedding.weight
+
+    def forward(self, characters: Tensor) -> Tensor:
+        """Map indices [B, T] to logits [B, T, alphabet]."""
+        x = self.embedding(characters) + self.position(torch.arange(characters.shape[1], device=characters.device))
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.output(self.norm(x))
+        return logits
+
+
+def next_character_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy of [B, T, alphabet] against [B, T]."""
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())

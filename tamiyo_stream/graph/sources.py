@@ -1,0 +1,143 @@
+"""Sources: what the ``source`` paths of the feature and relation tables mean.
+
+A path starts at a *subject*: ``state`` (the packet), ``blueprint``, ``sheet`` (the host's safety sheet), ``run``
+(the rolling cache), ``seed``, ``kernel`` (a candidate, or the one attached to a seed) and ``kernel_sheet``. None
+anywhere on the way means missing. Paths are split once, at import of the tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from statistics import fmean
+from typing import Any
+
+from schemas.kasmina import SeedState
+from schemas.tolaria import SystemStatePacket
+from schemas.urza import Blueprint
+from tamiyo_stream.graph.columns import Field
+from tamiyo_stream.graph.features import Kind
+from tamiyo_stream.graph.registries import CAPACITIES, Registries
+from tamiyo_stream.runs.state import RunState
+from tamiyo_stream.runs.tables import Tables
+
+Subjects = dict[str, Any]
+Path = tuple[str, ...]
+
+#: Steps of history behind the rolling means of the context node.
+ROLLING_STEPS = 32
+
+
+@cache
+def path_of(source: str) -> Path:
+    """Return the names along a source path."""
+    return tuple(source.split("."))
+
+
+def walk(path: Path, subjects: Subjects) -> Any:
+    """Return what lies at ``path``, or None."""
+    value: Any = subjects
+    for name in path:
+        value = value.get(name) if type(value) is dict else getattr(value, name, None)
+        if value is None:
+            return None
+    return value
+
+
+def read(sources: tuple[str, ...], subjects: Subjects) -> Any:
+    """Return the value at the first of ``sources`` that leads anywhere, or None."""
+    for source in sources:
+        value = walk(path_of(source), subjects)
+        if value is not None:
+            return value
+    return None
+
+
+def number(value: Any, entry: Field, registries: Registries) -> float:
+    """Return a scalar as a float, NaN where missing: flags by truth, categories by index."""
+    if value is None:
+        return math.nan
+    if entry.kind is Kind.CATEGORY:
+        return float(registries.index(entry.vocabulary, value) if isinstance(value, str) else int(value))
+    return float(bool(value)) if entry.kind is Kind.FLAG else float(value)
+
+
+def state_subject(packet: SystemStatePacket, counts: Mapping[str, int | None]) -> tuple[dict[str, Any], list[str]]:
+    """Return the ``state`` subject without column groups that do not fit the blueprint, and what was left out.
+
+    Args:
+        packet: the step.
+        counts: elements that each column group must have; None: the group cannot be placed at all.
+    """
+    state: dict[str, Any] = {
+        "training_loss": packet.training_loss,
+        "training_metrics": packet.training_metrics,
+        "hardware_context": packet.hardware_context,
+    }
+    problems = []
+    for group, expected in counts.items():
+        columns = getattr(packet, group)
+        if columns is None:
+            continue
+        length = next(
+            (len(c) for name in columns.__struct_fields__ if (c := getattr(columns, name)) is not None), None
+        )
+        if length is None:
+            continue
+        if length == expected:
+            state[group] = columns
+        elif expected is None:
+            problems.append(f"state.{group}: no matching blueprint is known; its columns were left out")
+        else:
+            problems.append(
+                f"state.{group}: {length} elements where the blueprint has {expected}; its columns were left out"
+            )
+    return state, problems
+
+
+def run_subject(run: RunState, deadline_ms: float) -> dict[str, Any]:
+    """Return the ``run`` subject: what the context node and its edges say about the run so far."""
+    recent = run.history[-ROLLING_STEPS:]
+    latency = recent[-1].decision_latency_ms if recent else None
+    return {
+        "loss_mean": _mean_of([record.loss for record in recent]),
+        "throughput_mean": _mean_of([record.samples_per_s for record in recent]),
+        "conservative": float(run.conservative.active),
+        "sla_breaches": float(run.counters.get("sla_breaches", 0)),
+        "latency_budget_utilisation": None if latency is None else latency / deadline_ms,
+    }
+
+
+def kernel_subjects(kernel: Blueprint, tables: Tables, registries: Registries) -> Subjects:
+    """Return the subjects of a ``blueprint`` node."""
+    derived = {
+        "candidate_score": _candidate_score(kernel, tables.risk_of(kernel.blueprint_id)),
+        "registry_share": registries.index("blueprint", kernel.blueprint_id) / CAPACITIES["blueprint"],
+    }
+    return {"kernel": kernel, "kernel_sheet": tables.sheets.get(kernel.blueprint_id), "run": derived}
+
+
+def seed_subjects(seed: SeedState, tables: Tables) -> Subjects:
+    """Return the subjects of a ``seed`` node; ``kernel`` is the one attached to it."""
+    attached = seed.blueprint_id or ""
+    return {
+        "seed": seed,
+        "kernel": tables.kernels.get(attached),
+        "kernel_sheet": tables.sheets.get(attached),
+    }
+
+
+def _candidate_score(kernel: Blueprint, risk: float | None) -> float | None:
+    """Score of ``domain.md`` §2.13: safe, mature, adjustable kernels first. None without a risk."""
+    if risk is None:
+        return None
+    descriptor = kernel.descriptor
+    stage = (descriptor.stage or 0) if descriptor is not None else 0
+    adjustable = len(descriptor.allowed_parameters) if descriptor is not None else 0
+    return max(0.0, (1.0 - risk) + 0.05 * stage + 0.02 * adjustable)
+
+
+def _mean_of(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return fmean(known) if known else None

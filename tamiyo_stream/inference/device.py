@@ -1,0 +1,31 @@
+"""From the device setting to a torch device."""
+
+from __future__ import annotations
+
+import torch
+
+
+class DeviceUnavailable(RuntimeError):
+    """The configured device does not exist on this machine."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a name: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
+
+    Raises:
+        DeviceUnavailable: unknown name, no CUDA here, or no such CUDA device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if name == "cpu":
+        return torch.device("cpu")
+    if kind != "cuda" or (":" in name and not number.isdecimal()):
+        raise DeviceUnavailable(f"device is {name!r}; use 'auto', 'cpu', 'cuda' or 'cuda:<number>'")
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(number or 0)
+    if index >= devices:
+        raise DeviceUnavailable(
+            f"device is {name!r}, this machine has {devices} CUDA devices; use 'auto' or 'cpu'"
+        )
+    return torch.device("cuda", index)

@@ -1,0 +1,196 @@
+"""Configuration of the worker: environment (``TAMIYO_``), TOML file, secrets from files (design §14).
+
+Precedence, highest first: arguments, environment, ``<NAME>_FILE`` secrets, the TOML file named by
+``TAMIYO_CONFIG`` (or ``tamiyo.toml`` in the working directory), defaults. Every error names the setting and the
+fix.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from schemas.catalogue import Stream
+from schemas.partitions import stream_key
+from schemas.signing import Keyring
+
+PREFIX = "TAMIYO_"
+DEFAULT_FILE = "tamiyo.toml"
+#: Settings whose value may be read from the file that ``TAMIYO_<NAME>_FILE`` names.
+SECRETS = ("redis_password", "signing_secret", "signing_previous_secret")
+
+
+class SettingsError(ValueError):
+    """The configuration is unusable; the text names each setting, its value and the fix."""
+
+
+class Settings(BaseSettings):
+    """All settings of a worker. Durations carry their unit in the name."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+
+    # Bus
+    redis_url: Annotated[str, Field(description="redis://, rediss:// or unix:// URL of the Oona bus")] = (
+        "redis://127.0.0.1:6379/0"
+    )
+    redis_username: Annotated[str | None, Field(description="ACL user")] = None
+    redis_password: Annotated[SecretStr | None, Field(description="ACL password")] = None
+    redis_ca_file: Annotated[Path | None, Field(description="CA bundle for rediss://")] = None
+    redis_cert_file: Annotated[Path | None, Field(description="Client certificate for rediss://")] = None
+    redis_key_file: Annotated[Path | None, Field(description="Client key for rediss://")] = None
+    signing_kid: Annotated[str, Field(description="Id of the key that signs")] = "k1"
+    signing_secret: Annotated[SecretStr | None, Field(description="Key that signs and verifies entries")] = None
+    signing_previous_kid: Annotated[str, Field(description="Id of the key being rotated out")] = "k0"
+    signing_previous_secret: Annotated[SecretStr | None, Field(description="Key that still verifies")] = None
+    group: Annotated[str, Field(description="Consumer group")] = "tamiyo"
+    worker_id: Annotated[str, Field(description="Consumer name; unique per process")] = ""
+    key_prefix: Annotated[str, Field(description="Prefix of the worker's own Redis keys")] = "tamiyo"
+    partitions: Annotated[int, Field(ge=1, le=1024, description="Partitions per ordered input")] = 1
+    stream_names: Annotated[dict[Stream, str], Field(description="Other names for streams, by default name")] = {}
+
+    # Reading
+    claim_count: Annotated[int, Field(ge=1, le=4096, description="Entries per claim")] = 64
+    block_ms: Annotated[int, Field(ge=1, le=10_000, description="Longest wait for new entries")] = 200
+    lease_ttl_ms: Annotated[int, Field(ge=500, description="Partition lease time")] = 10_000
+    min_idle_ms: Annotated[int, Field(ge=100, description="Idle time before entries are taken over")] = 5_000
+
+    # Runs
+    max_runs: Annotated[int, Field(ge=1, description="Runs held in memory")] = 1024
+    snapshot_ttl_s: Annotated[int, Field(ge=60, description="Life of a run's saved state in Redis")] = 7 * 86_400
+    var_dir: Annotated[Path, Field(description="Registries")] = Path("var/tamiyo")
+    flush_interval_s: Annotated[float, Field(gt=0, description="Time between flushes of var_dir")] = 10.0
+
+    # Inference
+    device: Annotated[str, Field(description="auto, cpu or cuda[:n]")] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256, description="CPU threads of the network")] = 1
+    model_seed: Annotated[int, Field(ge=0, description="Initialisation of the network")] = 0
+    batch_graphs: Annotated[int, Field(ge=1, description="Graphs per batch")] = 16
+
+    # Decisions
+    lr_change_max: Annotated[
+        float, Field(gt=0, le=0.5, description="Largest relative learning-rate change per command")
+    ] = 0.1
+    execution_deadline_ms: Annotated[
+        int, Field(ge=1, description="A command older than this must not be executed")
+    ] = 60_000
+
+    # Output retention, entries (approximate trimming)
+    commands_maxlen: Annotated[int, Field(ge=100, description="Entries kept of the commands")] = 100_000
+    telemetry_maxlen: Annotated[int, Field(ge=100, description="Entries kept of the telemetry")] = 100_000
+    dead_letter_maxlen: Annotated[int, Field(ge=100, description="Entries kept of the dead letter")] = 100_000
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: Annotated[bool, Field(description="JSON lines instead of text")] = False
+
+    @field_validator("worker_id")
+    @classmethod
+    def _name_worker(cls, value: str) -> str:
+        return value or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic calls by keyword
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources of the module docstring, highest precedence first."""
+        path = Path(os.environ.get(PREFIX + "CONFIG", DEFAULT_FILE))
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=path)
+        return init_settings, env_settings, _SecretFiles(settings_cls), toml
+
+    @property
+    def keyring(self) -> Keyring | None:
+        """Active signing keys; None where no secret is configured."""
+        if self.signing_secret is None:
+            return None
+        keys = {self.signing_kid: self.signing_secret.get_secret_value().encode()}
+        if self.signing_previous_secret is not None:
+            keys[self.signing_previous_kid] = self.signing_previous_secret.get_secret_value().encode()
+        return Keyring(keys)
+
+    def key(self, stream: Stream, partition: int = 0) -> str:
+        """Return the Redis key of ``stream`` (of one of its partitions)."""
+        return stream_key(
+            stream,
+            name=self.stream_names.get(stream),
+            partition=partition,
+            partitions=self.partitions,
+        )
+
+    def redacted(self) -> dict[str, Any]:
+        """Return the effective configuration without secrets, for the log."""
+        values: dict[str, Any] = self.model_dump(mode="json")
+        values["redis_url"] = _without_password(self.redis_url)
+        return values
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Reads ``TAMIYO_<SECRET>_FILE``: the content of the named file, stripped of the final newline."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        if field_name not in SECRETS or not path:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").rstrip("\r\n"), field_name, False
+        except OSError as error:
+            raise SettingsError(
+                f"{PREFIX}{field_name.upper()}_FILE: cannot read {path}: {error.strerror}; mount the secret there"
+            ) from None
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(FieldInfo(), name)[0] for name in SECRETS}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Return the effective settings; ``overrides`` win over every source.
+
+    Raises:
+        SettingsError: naming every setting that is wrong, its value and what is accepted.
+    """
+    path = os.environ.get(PREFIX + "CONFIG")
+    if path and not Path(path).is_file():
+        raise SettingsError(f"{PREFIX}CONFIG: no such file: {path}; correct the path or unset it")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_describe(item) for item in error.errors())) from None
+    except ValueError as error:  # TOML syntax, unreadable secrets
+        raise SettingsError(str(error)) from None
+
+
+def _describe(item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    name = PREFIX + "__".join(location).upper() if location else "settings"
+    if item["type"] == "extra_forbidden":
+        return f"{name}: no such setting; see docs/reference/configuration.md"
+    secret = location and location[0] in SECRETS
+    given = "" if secret or not location else f" (given: {item['input']!r})"
+    return f"{name}: {item['msg']}{given}"
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    if not at:
+        return url
+    user = credentials.partition(":")[0]
+    return f"{scheme}{separator}{user}:***@{host}"

@@ -1,0 +1,115 @@
+"""Everything that measures one version of one model: its structure, its hooks, its running columns."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from schemas.tolaria import ActivationTelemetry, LayerTelemetry, ParameterTelemetry
+from tamiyo_stream.upstream.tolaria.columns import ActivationColumns, LayerColumns, ParameterColumns
+from tamiyo_stream.upstream.tolaria.layout import fingerprint_of, lay_out
+from tamiyo_stream.upstream.tolaria.observer import ForwardObserver
+from tamiyo_stream.upstream.tolaria.readout import Readout
+from tamiyo_stream.upstream.tolaria.safeguard import Safeguard
+from tamiyo_stream.upstream.tolaria.tracing import derive_structure
+from tamiyo_stream.upstream.tolaria.updates import UpdateMeasurement, UpdateMeter
+
+log = logging.getLogger("tamiyo.probe")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepTelemetry:
+    """What one step measured; None where there was nothing to measure (no gradient, no loss given)."""
+
+    loss: float | None = None
+    gradient_norm: float | None = None
+    layers: LayerTelemetry | None = None
+    activations: ActivationTelemetry | None = None
+    parameters: ParameterTelemetry | None = None
+
+
+class Instruments:
+    """Measures ``model`` as it is structured now.
+
+    Moving statistics start anew with every version: a column of another structure is another series.
+
+    Raises:
+        ModelWithoutParameters: nothing in ``model`` can be trained.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, guard: Safeguard) -> None:
+        self.structure = derive_structure(model)
+        self._model, self._optimizer = model, optimizer
+        self._layout = lay_out(self.structure, model, optimizer)
+        self._updates = UpdateMeter(self._layout, guard)
+        self._handles: list[RemovableHandle] = self._updates.attach(optimizer)
+        self._observer = ForwardObserver(model, self.structure, guard)
+        # Compiled code would be compiled anew at every change of hooks.
+        self._observable = not any(_is_compiled(module) for module in model.modules())
+        if not self._observable:
+            log.info("%s is compiled: latencies and activations are not measured", type(model).__name__)
+        self._layers = LayerColumns(self._layout)
+        self._activations = ActivationColumns(self.structure)
+        self._parameters = ParameterColumns(self._layout)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether modules or learned tensors have been added, removed or replaced since."""
+        return fingerprint_of(self._model, self._optimizer) != self._layout.fingerprint
+
+    def sample_next(self, wanted: bool) -> None:
+        """Say whether the coming step is a sampled one: with hooks, weight copies and activation statistics."""
+        self._updates.sampled = wanted
+        if wanted and self._observable:
+            self._observer.arm()
+        else:
+            self._observer.disarm()
+
+    def measure(self, loss: torch.Tensor | float | None) -> StepTelemetry:
+        """Return what the step measured; one synchronisation with the device (a few more on sampled steps)."""
+        readout = Readout()
+        self._updates.collect(readout)
+        if isinstance(loss, torch.Tensor):
+            readout.put("loss", [loss])
+        values = readout.read()
+        measured = self._updates.resolve(values)
+        observed = self._observer.take() if self._observer.armed else None
+        with np.errstate(all="ignore"):  # a diverged run measures infinities; they must not print warnings
+            return StepTelemetry(
+                loss=float(values["loss"][0]) if "loss" in values else number_of(loss),
+                gradient_norm=_total_norm(measured),
+                layers=self._layers.update(measured, observed),
+                activations=self._activations.update(observed),
+                parameters=self._parameters.update(measured, self._optimizer),
+            )
+
+    def remove(self) -> None:
+        """Take every hook off the model and the optimizer."""
+        self._observer.disarm()
+        for handle in self._handles:
+            handle.remove()
+
+
+def _total_norm(measured: UpdateMeasurement) -> float | None:
+    norms = measured.gradient_norm[measured.has_gradient]
+    return math.sqrt(float(np.square(norms).sum())) if norms.size else None
+
+
+def number_of(loss: torch.Tensor | float | None) -> float | None:
+    """Return ``loss`` as a number.
+
+    Raises:
+        ValueError: a tensor of more than one element.
+    """
+    return None if loss is None else float(loss)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")

@@ -1,0 +1,180 @@
+"""What the probe costs a training loop: the same steps with and without it, in turns, in one process.
+
+Two equal models are trained on equal batches, one of them probed and publishing to a real Redis. Blocks of steps
+alternate, in changing order, so that a machine that slows down slows both. A block holds one sampled step, as every
+``sample_every`` steps of a run do; what is still queued at its end is sent on the probe's time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tamiyo_stream.upstream.embedded_redis import EmbeddedRedis
+from tamiyo_stream.upstream.publisher import StreamPublisher
+from tamiyo_stream.upstream.tolaria.probe import DEFAULT_SAMPLE_EVERY, TolariaProbe
+
+#: Size of the model: a character transformer with a step of some tens of milliseconds on two CPU cores.
+VOCABULARY, CONTEXT, WIDTH, HEADS, DEPTH, BATCH = 96, 64, 128, 4, 4, 16
+WARM_UP_BLOCKS = 2
+FLUSH_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class OverheadReport:
+    """Cost of the probe on ``parameters`` weights.
+
+    Attributes:
+        steps: steps timed with the probe, and as many without.
+        plain_ms: median time of a step without probe, averaged per block.
+        probed_ms: the same with probe.
+        overhead: median over the block pairs of probed / plain time, minus 1; 0.05 = 5 %.
+        low: lower quartile of the pairs' overheads.
+        high: upper quartile.
+        sample_every: steps per sampled step.
+        errors: what the probe failed at while it was timed; a figure with errors says nothing.
+    """
+
+    steps: int
+    parameters: int
+    plain_ms: float
+    probed_ms: float
+    overhead: float
+    low: float
+    high: float
+    sample_every: int
+    errors: int
+
+
+class _Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(WIDTH)
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.project = nn.Linear(WIDTH, WIDTH)
+        self.mlp_norm = nn.LayerNorm(WIDTH)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.size()
+        parts = self.qkv(self.attention_norm(x)).split(width, dim=2)
+        q, k, v = (part.view(batch, length, HEADS, width // HEADS).transpose(1, 2) for part in parts)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.project(mixed.transpose(1, 2).reshape(batch, length, width))
+        mlp: torch.Tensor = self.mlp(self.mlp_norm(x))
+        return x + mlp
+
+
+class _CharTransformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(VOCABULARY, WIDTH)
+        self.positions = nn.Embedding(CONTEXT, WIDTH)
+        self.blocks = nn.Sequential(*(_Block() for _ in range(DEPTH)))
+        self.norm = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
+        logits: torch.Tensor = self.head(self.norm(self.blocks(x)))
+        return logits
+
+
+class _Training:
+    """One model with optimizer and batches; equal for equal seeds."""
+
+    def __init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(0)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.model = _CharTransformer()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-4)
+
+    def step(self) -> torch.Tensor:
+        tokens = torch.randint(VOCABULARY, (BATCH, CONTEXT + 1), generator=self._generator)
+        logits = self.model(tokens[:, :-1])
+        loss = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.optimizer.step()
+        # A loop that logs its loss waits for it: without this, the probe would pay for the wait alone.
+        loss.item()
+        return loss
+
+
+def measure_overhead(
+    steps: int = 200, *, redis_url: str | None = None, sample_every: int = DEFAULT_SAMPLE_EVERY
+) -> OverheadReport:
+    """Time at least ``steps`` steps with and as many without probe; ``redis_url`` None starts a Redis of our own.
+
+    Raises:
+        RedisServerUnavailable: no Redis was given and none could be started.
+        ValueError: fewer steps than two blocks of ``sample_every``.
+    """
+    pairs = -(-steps // sample_every)
+    if pairs < 2:
+        raise ValueError(f"steps is {steps}; time at least {2 * sample_every}, two blocks of sample_every steps")
+    if redis_url is not None:
+        return _measure(pairs, redis_url, sample_every)
+    with EmbeddedRedis() as server:
+        return _measure(pairs, server.url, sample_every)
+
+
+def _measure(pairs: int, redis_url: str, sample_every: int) -> OverheadReport:
+    plain, probed = _Training(), _Training()
+    with (
+        StreamPublisher(redis_url) as publisher,
+        TolariaProbe.attach(
+            probed.model, probed.optimizer, run_id="overhead", publisher=publisher, sample_every=sample_every
+        ) as probe,
+    ):
+
+        def probed_block() -> None:
+            for _ in range(sample_every):
+                probe.step(probed.step(), samples=BATCH)
+            publisher.flush(FLUSH_S)
+
+        def plain_block() -> None:
+            for _ in range(sample_every):
+                plain.step()
+
+        times = [_timed_pair(plain_block, probed_block, turn % 2 == 1) for turn in range(WARM_UP_BLOCKS + pairs)]
+        errors = sum(probe.statistics().errors.values())
+    return _report(times[WARM_UP_BLOCKS:], probed.model, sample_every, errors)
+
+
+def _timed_pair(plain: Callable[[], None], probed: Callable[[], None], probed_first: bool) -> tuple[float, float]:
+    """Return (plain, probed) seconds of one block each."""
+    if probed_first:
+        probed_s = _timed(probed)
+        return _timed(plain), probed_s
+    return _timed(plain), _timed(probed)
+
+
+def _timed(block: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    block()
+    return time.perf_counter() - started
+
+
+def _report(times: list[tuple[float, float]], model: nn.Module, sample_every: int, errors: int) -> OverheadReport:
+    overheads = [probed / plain - 1.0 for plain, probed in times]
+    low, middle, high = statistics.quantiles(overheads, n=4, method="inclusive")
+    return OverheadReport(
+        steps=len(times) * sample_every,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        plain_ms=statistics.median(plain for plain, _ in times) / sample_every * 1e3,
+        probed_ms=statistics.median(probed for _, probed in times) / sample_every * 1e3,
+        overhead=middle,
+        low=low,
+        high=high,
+        sample_every=sample_every,
+        errors=errors,
+    )

@@ -1,0 +1,1 @@
+"""Tests of Tamiyo stream; the folders mirror the packages."""

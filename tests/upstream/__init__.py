@@ -1,0 +1,1 @@
+"""Facts about the reference upstream: publisher, command inbox and the Tolaria probe."""

@@ -1,0 +1,26 @@
+"""The overhead benchmark times real probed training; the figure itself is no test."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from schemas.catalogue import Stream
+from tamiyo_stream.upstream.tolaria.overhead import measure_overhead
+
+
+def test_it_times_blocks_of_probed_and_plain_steps_and_publishes_each_probed_one(server):
+    report = measure_overhead(4, redis_url=server.url, sample_every=2)
+
+    with redis.Redis.from_url(server.url) as client:
+        published = client.xlen(Stream.STATE)
+    assert report.steps == 4
+    assert published == 8  # two blocks of warm-up, two timed
+    assert report.errors == 0
+    assert report.low <= report.overhead <= report.high
+    assert report.probed_ms > 0 < report.plain_ms
+
+
+def test_fewer_steps_than_two_blocks_are_refused():
+    with pytest.raises(ValueError, match="at least 20"):
+        measure_overhead(5, sample_every=10)

@@ -37,8 +37,8 @@ format: $(READY)  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## measure every performance figure of the docs
-	$(BIN)/tamiyo-stream bench all $(ARGS)
+bench: $(READY)  ## measure what the probe costs a training step
+	$(BIN)/tamiyo-stream bench probe $(ARGS)
 
 clean:  ## remove the environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

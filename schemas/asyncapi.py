@@ -159,7 +159,7 @@ def _dead_letter() -> Node:
     return {
         "name": _DEAD_LETTER,
         "title": _DEAD_LETTER,
-        "summary": "A refused entry: all of its fields as they came, and why and where it was refused.",
+        "summary": "A refused entry: its fields as they came, and in `dead_letter_…` fields why and whence.",
         "contentType": _CONTENT_TYPE,
         "payload": {"description": "Payload of the refused entry, unchanged; it need not be msgpack."},
     }

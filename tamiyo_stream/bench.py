@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+
+def probe_overhead(steps: int) -> dict[str, Any]:
+    """Measure what the Tolaria probe costs a step of the demo's model, against the same steps without it."""
+    from tamiyo_stream.upstream.tolaria.overhead import measure_overhead  # noqa: PLC0415 - loads torch
+
+    return asdict(measure_overhead(steps))
 
 
 def print_report(report: dict[str, Any], target: Path | None) -> None:

@@ -95,7 +95,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         return
     with client:
         try:
-            version = dict(client.info("server"))["redis_version"]  # type: ignore[arg-type]
+            version = dict(client.info("server"))["redis_version"]
             yield Finding("redis", f"{version} answers")
             yield from _streams(settings, client)
         except (redis.RedisError, OSError) as error:
@@ -121,7 +121,7 @@ def _describe(client: redis.Redis, key: str, group: str) -> str:
     entries = f"{client.xlen(key)} entries"
     if not group:
         return entries
-    groups = {info["name"].decode(): info for info in client.xinfo_groups(key)}  # type: ignore[union-attr]
+    groups = {info["name"].decode(): info for info in client.xinfo_groups(key)}
     found = groups.get(group)
     return f"{entries}, group {group}: " + (
         f"{found['pending']} pending" if found else "made when the worker starts"

@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 schema_app = typer.Typer(help="The wire contracts.", no_args_is_help=True)
 app.add_typer(schema_app, name="schema")
+config_app = typer.Typer(help="The worker's settings.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
 bench_app = typer.Typer(help="Measure: every figure in docs/performance.md comes from here.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
@@ -84,6 +86,26 @@ def schema_export(
     from schemas.asyncapi import render_asyncapi  # noqa: PLC0415
 
     write_text(out, render_asyncapi())
+
+
+@config_app.command("show")
+def config_show() -> None:
+    """Print the effective configuration, secrets left out."""
+    import json  # noqa: PLC0415
+
+    typer.echo(json.dumps(_settings().redacted(), indent=2))
+
+
+@config_app.command("reference")
+def config_reference(
+    out: Annotated[Path, typer.Option(help="File to write; - = stdout.")] = Path(
+        "docs/reference/configuration.md"
+    ),
+) -> None:
+    """Write the page that lists every setting."""
+    from tamiyo_stream.settings import render_reference  # noqa: PLC0415
+
+    write_text(out, render_reference())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -18,10 +19,8 @@ settings.load_profile("fixed")
 
 
 @pytest.fixture(autouse=True)
-def _no_surrounding_settings(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    """No TAMIYO_ variable and no tamiyo.toml of the developer's reaches a test."""
-    import os
-
+def _no_surrounding_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No TAMIYO_ variable of the developer's reaches a test."""
     for name in [name for name in os.environ if name.startswith("TAMIYO_") and name != "TAMIYO_REDIS_SERVER"]:
         monkeypatch.delenv(name)
 

@@ -41,7 +41,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, T, width] to [B, T, width]."""
         x = x + self.attention(self.norm1(x))
-        return x + self.dropout(self.contract(self.activation(self.expand(self.norm2(x)))))
+        fed: Tensor = self.dropout(self.contract(self.activation(self.expand(self.norm2(x)))))
+        return x + fed
 
 
 class CharTransformer(nn.Module):

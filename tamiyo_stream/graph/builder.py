@@ -19,45 +19,48 @@ import numpy as np
 from schemas.kasmina import SeedState
 from schemas.tolaria import SystemStatePacket
 from schemas.urza import Blueprint
-from tamiyo_stream.graph.columns import EDGE_FAMILIES, NODE_FAMILIES, Block, Encoded, Family
+from tamiyo_stream.graph.blocks import Block, Encoded
 from tamiyo_stream.graph.coverage import Tally, summarise
+from tamiyo_stream.graph.families import EDGE_FAMILIES, NODE_FAMILIES, Family
 from tamiyo_stream.graph.features import Total, Transform
 from tamiyo_stream.graph.registries import Registries
-from tamiyo_stream.graph.relations import Relation
+from tamiyo_stream.graph.rows import Place, fill_columns, fill_objects, monitor_subjects
 from tamiyo_stream.graph.seed_edges import TOP_LAYERS, seed_structure
 from tamiyo_stream.graph.sources import (
     Subjects,
     kernel_subjects,
     number,
-    path_of,
     read,
     run_subject,
     seed_subjects,
     state_subject,
-    walk,
 )
-from tamiyo_stream.graph.structures import FloatArray, StepGraph
-from tamiyo_stream.graph.template import Template, fill_objects, pick, row_positions
-from tamiyo_stream.graph.topology import Wiring, build_topology
+from tamiyo_stream.graph.structures import Coverage, FloatArray, StepGraph
+from tamiyo_stream.graph.template import Template
+from tamiyo_stream.graph.topology import build_topology
 from tamiyo_stream.runs.state import EwmaNorm, RunState
 from tamiyo_stream.runs.tables import Tables
 
 #: Steps between rankings of the layers by loss contribution: their order wavers, and each change costs a new
 #: topology.
 RANKING_STEPS = 64
-_Place = tuple[Relation, Wiring]
 
 
 class _CachedRun:
     """What is kept of a run between steps."""
 
     def __init__(self) -> None:
+        self.blueprint: Blueprint | None = None
+        self.seeds: tuple[SeedState, ...] = ()
+        self.shapes: tuple[Any, ...] = ()
         self.structure: tuple[Any, ...] = ()
         self.objects: tuple[Any, ...] | None = None
         self.reading = 0
         self.template: Template | None = None
         self.raw: dict[str, FloatArray] = {}
         self.encoded: dict[str, Encoded] = {}
+        self.tallies: list[Tally] = []
+        self.coverage: Coverage | None = None
         self.top_layers: tuple[int, ...] = ()
         self.ranked_in = -1
 
@@ -104,8 +107,7 @@ class GraphBuilder:
         """Return what this packet tells about each moving statistic, by prior name: flat arrays, NaN for missing.
 
         For :func:`tamiyo_stream.runs.norms.observe`, after :meth:`build`. Columns count whether or not they fit
-        the
-        blueprint: they were measured, only their place is unknown.
+        the blueprint: they were measured, only their place is unknown.
         """
         seeds = _seeds_of(run, packet)
         found: dict[str, list[FloatArray]] = {}
@@ -138,7 +140,6 @@ class GraphBuilder:
         }
         buffers = template.acquire()
         step = _Step(cached, template, subjects, run.norms, unchanged=buffers.objects == cached.reading)
-        buffers.objects = cached.reading
         tallies = list(template.tallies)
         for node_type, family in NODE_FAMILIES.items():
             tallies += self._write(family, buffers.x[node_type], step, None)
@@ -146,9 +147,11 @@ class GraphBuilder:
             wiring = template.built.wirings[relation.edge_type]
             forward = buffers.attributes[relation.edge_type]
             tallies += self._write(family, forward, step, (relation, wiring))
-            if len(wiring) and not (step.unchanged and family.name in cached.encoded):
+            settled = family.is_static or (step.unchanged and family.name in cached.encoded)
+            if len(wiring) and not settled:
                 reverse = buffers.attributes[relation.reverse_type]
                 np.take(forward, wiring.reverse_order, axis=0, out=reverse, mode="clip")
+        buffers.objects = cached.reading
         return StepGraph(
             run_id=run.run_id,
             packet_id=packet.packet_id,
@@ -156,11 +159,11 @@ class GraphBuilder:
             topology=template.built.topology,
             x_dict=dict(buffers.x),
             edge_attr_dict=dict(buffers.attributes),
-            coverage=summarise(tallies, template.withheld),
+            coverage=_coverage(cached, template, tallies),
             problems=(*problems, *template.built.problems, *unused),
         )
 
-    def _write(self, family: Family, target: FloatArray, step: _Step, place: _Place | None) -> Iterator[Tally]:
+    def _write(self, family: Family, target: FloatArray, step: _Step, place: Place | None) -> Iterator[Tally]:
         """Write one family's changing slots into ``target`` and count what was there."""
         cached = step.cached
         fan_out = float(place[1].max_fan_out) if place is not None else math.nan
@@ -169,7 +172,7 @@ class GraphBuilder:
             if not block.fields:
                 continue
             if not len(target):
-                yield Tally(family.name, block.keys, block.mandatory, [0.0] * len(block.keys), 0)
+                yield Tally(family.name, block.keys, block.mandatory, block.absent, 0)
                 continue
             encoded = None if scalar else cached.encoded.get(family.name)
             if encoded is None or not step.unchanged:
@@ -178,7 +181,7 @@ class GraphBuilder:
                 if raw is None and scalar:
                     raw = self._scalars(block, step.subjects)
                 elif raw is None:
-                    raw = _columns(block, step.subjects, len(target), place)
+                    raw = fill_columns(block, step.subjects, len(target), place)
                 encoded = block.encode(raw, step.norms, totals)
                 block.write(target, encoded)
                 if keep:
@@ -208,16 +211,20 @@ class GraphBuilder:
         kernels: tuple[Blueprint, ...],
         packet: SystemStatePacket,
     ) -> Template:
-        shapes = tuple(seed_structure(seed, position, blueprint) for position, seed in enumerate(seeds))
-        if cached.structure and cached.structure[0] is not blueprint:
+        if cached.blueprint is not blueprint:
             cached.top_layers, cached.ranked_in = (), -1
-        _rank_layers(cached, blueprint, packet)
-        structure = (blueprint, kernels, shapes, cached.top_layers)
+        if cached.blueprint is not blueprint or cached.seeds != seeds:
+            cached.blueprint, cached.seeds = blueprint, seeds
+            cached.shapes = tuple(seed_structure(seed, position, blueprint) for position, seed in enumerate(seeds))
+        if any(seed.monitored_layers is None for seed in seeds):
+            _rank_layers(cached, blueprint, packet)
+        structure = (blueprint, kernels, cached.shapes, cached.top_layers)
         if cached.template is None or structure != cached.structure:
             built = build_topology(blueprint, seeds, kernels, top_layers=cached.top_layers)
             cached.template = Template(blueprint, built, self._registries)
             cached.structure = structure
             cached.objects = None
+            cached.coverage = None
         return cached.template
 
     def _read_objects(
@@ -252,7 +259,7 @@ class GraphBuilder:
         for relation, family in EDGE_FAMILIES:
             wiring = template.built.wirings[relation.edge_type]
             if relation.name == "monitors":
-                per_edge = _monitor_subjects(seeds, wiring)
+                per_edge = monitor_subjects(seeds, wiring)
                 cached.raw[family.name] = fill_objects(family.column, per_edge, self._registries)
             elif relation.name == "allowed":
                 per_seed = fill_objects(family.column, of_seeds, self._registries)
@@ -279,6 +286,13 @@ def _host_of(run: RunState, packet: SystemStatePacket, tables: Tables) -> tuple[
     return blueprint, []
 
 
+def _coverage(cached: _CachedRun, template: Template, tallies: list[Tally]) -> Coverage:
+    """Summarise ``tallies``; most steps bring what the step before them brought."""
+    if cached.coverage is None or tallies != cached.tallies:
+        cached.tallies, cached.coverage = tallies, summarise(tallies, template.withheld)
+    return cached.coverage
+
+
 def _counts(template: Template, packet: SystemStatePacket) -> dict[str, int | None]:
     """Lengths that the packet's columns must have; none fits when they belong to another version."""
     blueprint = template.blueprint
@@ -300,40 +314,8 @@ def _rank_layers(cached: _CachedRun, blueprint: Blueprint | None, packet: System
         return
     known = np.where(np.isfinite(shares), np.asarray(shares), -np.inf)
     order = np.argsort(-known, kind="stable")[:TOP_LAYERS]
-    cached.top_layers = tuple(int(position) for position in order if np.isfinite(known[position]))
+    cached.top_layers = tuple(sorted(int(position) for position in order if np.isfinite(known[position])))
     cached.ranked_in = window
-
-
-def _monitor_subjects(seeds: tuple[SeedState, ...], wiring: Wiring) -> list[Subjects]:
-    listed = [layer for seed in seeds for layer in seed.monitored_layers or ()]
-    return [
-        {
-            "seed": {
-                "quarantine_only": seeds[seed].quarantine_only,
-                "monitored_layers": listed[origin] if origin >= 0 else None,
-            }
-        }
-        for seed, origin in zip(wiring.source.tolist(), wiring.origin.tolist(), strict=True)
-    ]
-
-
-def _columns(block: Block, subjects: Subjects, count: int, place: _Place | None) -> FloatArray:
-    raw = np.empty((block.rows, count), dtype=np.float32)
-    for entry, rows in zip(block.fields, block.slices, strict=True):
-        filled = False
-        for source in entry.sources:
-            column = walk(path_of(source), subjects)
-            if column is None:
-                continue
-            found = pick(column, row_positions(place[0].source, source, place[1]) if place is not None else None)
-            if filled:
-                np.copyto(raw[rows], found, where=~np.isfinite(raw[rows]))
-            else:
-                raw[rows] = found
-                filled = True
-        if not filled:
-            raw[rows] = np.nan
-    return raw
 
 
 def _sampled() -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -43,7 +43,10 @@ def withheld_families(blueprint: Blueprint | None) -> frozenset[str]:
 
 
 def summarise(tallies: Iterable[Tally], withheld: frozenset[str]) -> Coverage:
-    """Return per-key shares, count-weighted shares per type, and both averages (0 where nothing was observed)."""
+    """Return per-key shares, shares per type, and both averages (0 where nothing was observed).
+
+    All keys of a type describe the same nodes or edges, so their mean is the share weighted by count.
+    """
     keys: dict[str, float] = {}
     types: dict[str, tuple[float, int]] = {}
     mandatory: list[float] = []
@@ -52,14 +55,13 @@ def summarise(tallies: Iterable[Tally], withheld: frozenset[str]) -> Coverage:
         if absent and tally.family not in withheld:
             continue
         present, observed = types.get(tally.family, (0.0, 0))
-        weight = tally.rows or 1
         for key, required, share in zip(tally.keys, tally.mandatory, tally.shares, strict=True):
             if math.isnan(share):  # always known, so it says nothing about upstream
                 continue
             share = 0.0 if absent else share  # noqa: PLW2901 - the share of nothing is nothing
             keys[key] = share
-            present += share * weight
-            observed += weight
+            present += share
+            observed += 1
             if required:
                 mandatory.append(share)
         types[tally.family] = (present, observed)

@@ -186,6 +186,8 @@ class Registries:
     def flush(self) -> int:
         """Save what changed, each file by write, fsync and rename; return the number of files written.
 
+        May run in a thread of its own while the step path numbers new keys.
+
         Raises:
             RegistryWriteFailed: at least one file could not be saved (the first is named, the others were tried).
         """
@@ -197,12 +199,15 @@ class Registries:
             if not registry.changed:
                 continue
             path = self._path(registry.name, self._directory)
+            registry.changed = (
+                False  # before the copy: a key numbered while the file is written is saved next time
+            )
             try:
                 _replace(path, json.dumps(registry.entries, ensure_ascii=False, indent=1))
             except OSError as error:
+                registry.changed = True
                 failure = failure or RegistryWriteFailed(path, error)
             else:
-                registry.changed = False
                 written += 1
         if failure is not None:
             raise failure

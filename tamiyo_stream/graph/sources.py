@@ -2,7 +2,7 @@
 
 A path starts at a *subject*: ``state`` (the packet), ``blueprint``, ``sheet`` (the host's safety sheet), ``run``
 (the rolling cache), ``seed``, ``kernel`` (a candidate, or the one attached to a seed) and ``kernel_sheet``. None
-anywhere on the way means missing. Paths are split once, at import of the tables.
+anywhere on the way means missing. Each path is split once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from schemas.kasmina import SeedState
 from schemas.tolaria import SystemStatePacket
 from schemas.urza import Blueprint
-from tamiyo_stream.graph.columns import Field
+from tamiyo_stream.graph.blocks import Field
 from tamiyo_stream.graph.features import Kind
 from tamiyo_stream.graph.registries import CAPACITIES, Registries
 from tamiyo_stream.runs.state import RunState
@@ -97,7 +97,10 @@ def state_subject(packet: SystemStatePacket, counts: Mapping[str, int | None]) -
 
 
 def run_subject(run: RunState, deadline_ms: float) -> dict[str, Any]:
-    """Return the ``run`` subject: what the context node and its edges say about the run so far."""
+    """Return the ``run`` subject: what the context node and its edges say about the run so far.
+
+    ``sla_breaches`` is the run's counter of that name. No message reports ``weatherlight_health``: it is missing.
+    """
     recent = run.history[-ROLLING_STEPS:]
     latency = recent[-1].decision_latency_ms if recent else None
     return {

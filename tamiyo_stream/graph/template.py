@@ -8,21 +8,23 @@ included.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from schemas.urza import Blueprint, BlueprintGraph
-from tamiyo_stream.graph.columns import EDGE_FAMILIES, NODE_FAMILIES, Block, Family, Field
+from tamiyo_stream.graph.blocks import Field
 from tamiyo_stream.graph.coverage import Tally, withheld_families
-from tamiyo_stream.graph.features import NODES, Kind, Total
+from tamiyo_stream.graph.families import EDGE_FAMILIES, NODE_FAMILIES, Family
+from tamiyo_stream.graph.features import NODES, Total
 from tamiyo_stream.graph.registries import Registries
 from tamiyo_stream.graph.relations import EdgeType
-from tamiyo_stream.graph.sources import Subjects, number, path_of, read
+from tamiyo_stream.graph.rows import pick
+from tamiyo_stream.graph.sources import Subjects, read
 from tamiyo_stream.graph.structures import FloatArray, IndexArray
-from tamiyo_stream.graph.topology import BuiltTopology, Wiring, activation_layers
+from tamiyo_stream.graph.topology import BuiltTopology, activation_layers
 
 #: Buffers kept per run: one being written, the rest waiting in a batch or on the device.
 MAX_BUFFERS = 4
@@ -117,31 +119,6 @@ class Template:
         self.tallies.append(Tally(family.name, block.keys, block.mandatory, block.tally(encoded), len(target)))
 
 
-def pick(column: Any, positions: IndexArray | None) -> Any:
-    """Return ``column`` (or a scalar as it is) at ``positions``; NaN where that is -1 or the column is empty."""
-    if positions is None or np.ndim(column) == 0:
-        return column
-    if not len(column):
-        return np.nan
-    picked = np.asarray(column)[positions]
-    return np.where(positions >= 0, picked, np.nan) if positions.size and positions.min() < 0 else picked
-
-
-def fill_objects(block: Block, subjects: Sequence[Subjects], registries: Registries) -> FloatArray:
-    """Return the raw matrix of ``block`` for objects that are read one by one (seeds, kernels)."""
-    raw = block.empty(len(subjects))
-    for entry, rows in zip(block.fields, block.slices, strict=True):
-        for position, subject in enumerate(subjects):
-            value = read(entry.sources, subject)
-            if value is None:
-                continue
-            if entry.kind is Kind.MULTI_HOT:
-                raw[rows, position] = [float(label in value) for label in entry.labels]
-            else:
-                raw[rows, position] = number(value, entry, registries)
-    return raw
-
-
 def _as_column(value: Any, entry: Field, registries: Registries) -> Any:
     if isinstance(value, list):
         empty = _DECLARED_NONE if entry.key == "layer.activation_type" else ""
@@ -195,12 +172,3 @@ def _column_counts(blueprint: Blueprint | None) -> dict[str, int | None]:
         "parameters": len(graph.parameters.parameter_id) if graph.parameters is not None else None,
         "edges": len(connects.source) if connects is not None else max(len(graph.layers.layer_id) - 1, 0),
     }
-
-
-def row_positions(relation_source: str, source: str, wiring: Wiring) -> IndexArray:
-    """Return, per edge, the element of the column at ``source`` that describes it."""
-    path = path_of(source)
-    if path[:2] == ("state", "edges") or "adjacency" in path:
-        return wiring.origin
-    group = path[1] if path[0] == "state" else path[2]
-    return wiring.source if group == f"{relation_source}s" else wiring.target

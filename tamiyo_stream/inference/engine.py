@@ -68,6 +68,7 @@ class InferenceEngine:
         self.device = resolve_device(device)
         self._threads = threads
         self._network = network.to(self.device).eval()
+        self._modules = tuple(network.modules())  # looked through at every call: eval() itself takes milliseconds
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True
@@ -103,7 +104,7 @@ class InferenceEngine:
     def _forward(self, batch: Batch) -> dict[str, FloatArray]:
         if torch.get_num_threads() != self._threads:  # a setting of the calling thread
             torch.set_num_threads(self._threads)
-        if self._network.training:  # somebody trained it: dropout must not be live here
+        if any(module.training for module in self._modules):  # dropout must never be live here
             self._network.eval()
         with torch.inference_mode(), self._precision():
             moved = batch.to(self.device)

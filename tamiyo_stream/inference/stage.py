@@ -6,7 +6,7 @@ The event loop only collects what waits and wakes who asked; forwards run on the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Protocol
@@ -62,7 +62,7 @@ class StageStatistics:
 class _Ticket:
     graph: StepGraph
     settled: anyio.Event = field(default_factory=anyio.Event)
-    outcome: NetworkOutput | Exception | None = None
+    outcome: NetworkOutput | Exception = field(init=False)
 
     def settle(self, outcome: NetworkOutput | Exception) -> None:
         self.outcome = outcome
@@ -101,9 +101,9 @@ class InferenceStage:
         finally:
             if not ticket.settled.is_set() and ticket in self._waiting:
                 self._waiting.remove(ticket)
-        if isinstance(ticket.outcome, NetworkOutput):
-            return ticket.outcome
-        raise ticket.outcome or StageStopped("the inference stage stopped before the graph was evaluated")
+        if isinstance(ticket.outcome, Exception):
+            raise ticket.outcome
+        return ticket.outcome
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve submits until cancelled."""
@@ -119,7 +119,8 @@ class InferenceStage:
             finally:
                 self._running = False
                 thread.close()
-                self._abandon()
+                _stop(self._waiting)
+                self._waiting.clear()
 
     def statistics(self) -> StageStatistics:
         """Return the counts and the present state."""
@@ -160,20 +161,15 @@ class InferenceStage:
         self._busy = True
         try:
             await thread.call(lambda: outcomes.extend(_outcomes(self._engine, graphs)))
+            for ticket, outcome in zip(tickets, outcomes, strict=True):
+                ticket.settle(outcome)
         finally:
             self._busy = False
-        for ticket, outcome in zip(tickets, outcomes, strict=True):
-            ticket.settle(outcome)
+            _stop([ticket for ticket in tickets if not ticket.settled.is_set()])
         failures = sum(isinstance(outcome, Exception) for outcome in outcomes)
         self._batches += 1
         self._graphs += len(tickets) - failures
         self._failures += failures
-
-    def _abandon(self) -> None:
-        while self._waiting:
-            self._waiting.popleft().settle(
-                StageStopped("the inference stage stopped before the graph was evaluated")
-            )
 
 
 class _WorkerThread:
@@ -187,7 +183,7 @@ class _WorkerThread:
         await to_thread.run_sync(self._loop, limiter=anyio.CapacityLimiter(1))
 
     async def call(self, work: Callable[[], None]) -> None:
-        """Run ``work``, which does not raise, and wait for its end, also when cancelled."""
+        """Run ``work`` and wait for its end, also when cancelled; what it raises comes out of :meth:`serve`."""
         done = anyio.Event()
         self._calls.put((work, done))
         with anyio.CancelScope(shield=True):
@@ -199,8 +195,10 @@ class _WorkerThread:
     def _loop(self) -> None:
         while (call := self._calls.get()) is not None:
             work, done = call
-            work()
-            from_thread.run_sync(done.set)
+            try:
+                work()
+            finally:
+                from_thread.run_sync(done.set)
 
 
 def _outcomes(engine: Engine, graphs: Sequence[StepGraph]) -> list[NetworkOutput | Exception]:
@@ -211,3 +209,8 @@ def _outcomes(engine: Engine, graphs: Sequence[StepGraph]) -> list[NetworkOutput
         if len(graphs) == 1:
             return [error]
     return [outcome for graph in graphs for outcome in _outcomes(engine, [graph])]
+
+
+def _stop(tickets: Iterable[_Ticket]) -> None:
+    for ticket in tickets:
+        ticket.settle(StageStopped("the inference stage stopped before the graph was evaluated"))

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 ARCHITECTURE_VERSION = "tamiyo_gnn_v1"
 
-#: Last axis of ``policy_params``: one value in [-1, 1] per action and name; policy gives them units and bounds. They
+#: Last axis of ``policy_params``: one value in [-1, 1] per action and name; policy gives units and bounds. They
 #: change the learning rate, the initial alpha of a graft, and the start and end of its blending schedule.
 POLICY_PARAM_NAMES: tuple[str, ...] = ("lr_change", "alpha_change", "start_shift", "end_shift")
 

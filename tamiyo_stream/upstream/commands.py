@@ -1,7 +1,7 @@
 """Receiving Tamiyo's commands in a training process, without ever waiting for them.
 
-A daemon thread reads the commands stream from the moment the inbox was made, keeps what is addressed to its run, and
-hands it over when the training loop asks. Two copies of one command (a worker that died between commit and
+A daemon thread reads the commands stream from the moment the inbox was made, keeps what is addressed to its run,
+and hands it over when the training loop asks. Two copies of one command (a worker that died between commit and
 acknowledgement cannot produce them, an operator's replay can) are handed over once.
 """
 
@@ -152,11 +152,11 @@ class CommandInbox:
     def _position_at_creation(self) -> str:
         """Return the stream position that belongs to the inbox's creation, by the clock of Redis.
 
-        Redis may have been away then, so its newest entry of today says nothing; stream ids are its milliseconds. The
-        age is taken after the answer, which may have included connecting, and rounded up: rather a command from a moment
-        before the inbox was made than one from a moment after it left out.
+        Redis may have been away then, so its newest entry of today says nothing; stream ids are its milliseconds.
+        The age is taken after the answer, which may have included connecting, and rounded up: rather a command
+        from a moment before the inbox was made than one from a moment after it left out.
         """
-        seconds, microseconds = cast("tuple[int, int]", self._client.time())
+        seconds, microseconds = self._client.time()
         age_ms = (time.monotonic_ns() - self._created_at_ns) // 1_000_000 + 1
         return f"{seconds * 1000 + microseconds // 1000 - age_ms - 1}-0"
 
@@ -186,7 +186,7 @@ class CommandInbox:
 
 
 def _by_stream(reply: Any) -> list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]:
-    """Return XREAD's answer as pairs: RESP2 sends a list of pairs, RESP3 a map with one more list around entries."""
+    """Return XREAD's answer as pairs: RESP2 sends such a list, RESP3 a map with one more list around entries."""
     if isinstance(reply, dict):
         return [(key, batches[0] if batches else []) for key, batches in reply.items()]
     return reply or []

@@ -1,10 +1,10 @@
 """Publishing from a training process: never in its way, never out of order, nothing lost while the queue has room.
 
-A training loop must not wait for the bus, so messages go into a bounded queue and one daemon thread sends them, one at a
-time and in order. An outage stops the thread at the message it could not send; newer ones wait behind it.
+A training loop must not wait for the bus, so messages go into a bounded queue and one daemon thread sends them,
+one at a time and in order. An outage stops the thread at the message it could not send; newer ones wait behind it.
 
-A reply that is lost on the way makes the thread send an entry again that Redis already has. Both carry the same event id:
-the worker drops the second (design §5, ordering).
+A reply that is lost on the way makes the thread send an entry again that Redis already has. Both carry the same
+event id: the worker drops the second (design §5, ordering).
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class _Outgoing:
 class StreamPublisher:
     """Sends messages to Oona from a background thread.
 
-    When the queue is full the oldest *state packet* leaves, for the newest state is worth more; other messages never
-    leave, and a message that finds no state packet to displace is dropped itself. Both are counted.
+    When the queue is full the oldest *state packet* leaves, for the newest state is worth more; other messages
+    never leave, and a message that finds no state packet to displace is dropped itself. Both are counted.
 
     Args:
         redis_url: ``redis://``, ``rediss://`` or ``unix://``.
@@ -108,7 +108,7 @@ class StreamPublisher:
         self._thread.start()
 
     def publish(self, stream: Stream, message: Message, *, keep_as: str = "") -> bool:
-        """Queue ``message`` for ``stream``; return False where it was dropped. Never raises, never waits for Redis.
+        """Queue ``message`` for ``stream``; return False where it was dropped. Never raises or waits for Redis.
 
         ``keep_as`` names a message that must survive a Redis that comes back empty: the newest one of each name is
         sent again after an outage, under the same event id.
@@ -233,4 +233,3 @@ class StreamPublisher:
 
     def _add(self, key: str, fields: EntryFields) -> None:
         self._client.xadd(key, fields)  # type: ignore[arg-type]  # redis-py's invariant dict of unions
-

@@ -45,9 +45,7 @@ def open_client(settings: Settings) -> Redis:
         return Redis.from_url(settings.redis_url, **_options(settings))
     except ValueError as error:
         # The URL itself stays out of the text: it may hold the password.
-        raise RedisUrlInvalid(
-            f"TAMIYO_REDIS_URL: {error}; use redis://host:port/0, rediss:// or unix://"
-        ) from None
+        raise RedisUrlInvalid(f"TAMIYO_REDIS_URL: {error}; use a redis://, rediss:// or unix:// URL") from None
 
 
 def _options(settings: Settings) -> dict[str, Any]:

@@ -52,10 +52,10 @@ def run_worker(settings: Settings) -> None:
     if settings.keyring is None:
         log.warning("unsigned_bus", detail="no TAMIYO_SIGNING_SECRET: entries are neither verified nor signed")
     try:
-        stages = _build(settings)
+        stages = build_stages(settings)
     except (RegistryCorrupt, DeviceUnavailable, RedisUrlInvalid) as error:
         raise StartFailed(str(error)) from None
-    anyio.run(serve, settings, stages)
+    anyio.run(serve_until_signalled, settings, stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,12 @@ class Stages:
     feed_client: Redis
 
 
-def _build(settings: Settings) -> Stages:
+def build_stages(settings: Settings) -> Stages:
+    """Open the clients, load the registries, build and warm the network.
+
+    Raises:
+        RedisUrlInvalid, RegistryCorrupt, DeviceUnavailable: the settings or files are unusable; the text says how.
+    """
     client, feed_client = open_client(settings), open_client(settings)
     registries = Registries(settings.var_dir / "registries")
     engine = build_engine(settings)
@@ -78,8 +83,18 @@ def _build(settings: Settings) -> Stages:
     return Stages(registries, engine, client, feed_client)
 
 
-async def serve(settings: Settings, stages: Stages) -> None:
+async def serve_until_signalled(settings: Settings, stages: Stages) -> None:
     """Run the worker in this event loop until SIGTERM or SIGINT, then drain. A second signal stops at once."""
+    stop = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(_stop_on_signal, stop, group.cancel_scope)
+        await serve(settings, stages, stop)
+        group.cancel_scope.cancel()
+    log.info("stopped")
+
+
+async def serve(settings: Settings, stages: Stages, stop: anyio.Event) -> None:
+    """Run the worker until ``stop`` is set, then commit what is claimed and give the leases back."""
     async with stages.client as client, stages.feed_client as feed_client:
         await through_outages("connect", client.ping)
         committer = Committer(client)
@@ -89,10 +104,8 @@ async def serve(settings: Settings, stages: Stages) -> None:
         processor = StepProcessor(
             settings, tables, keeper, GraphBuilder(stages.registries), inference, stages.engine.policy_version
         )
-        stop = anyio.Event()
+        await keeper.catch_up()
         async with anyio.create_task_group() as background:
-            background.start_soon(_stop_on_signal, stop, background.cancel_scope)
-            await keeper.catch_up()
             await background.start(inference.run)
             background.start_soon(keeper.follow)
             background.start_soon(_flush_for_ever, stages.registries, settings.flush_interval_s)
@@ -102,7 +115,6 @@ async def serve(settings: Settings, stages: Stages) -> None:
                 log.info("ready", group=settings.group, worker_id=settings.worker_id)
             background.cancel_scope.cancel()
         await _flush(stages.registries)
-    log.info("stopped")
 
 
 async def _serve_partition(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from redis.asyncio import Redis
 
 from consumers.group import ConsumerGroup, GroupOptions
 from schemas.catalogue import Stream
@@ -117,8 +118,6 @@ async def test_after_an_outage_unacknowledged_entries_are_handed_out_again(bus, 
 
 async def test_a_pending_entry_that_was_trimmed_arrives_without_fields(redis_url, clock) -> None:
     """Only the real server keeps a trimmed entry on the pending list."""
-    from redis.asyncio import Redis
-
     async with Redis.from_url(redis_url) as bus:
         await publish(bus, b"1")
         assert await claim_until_found(reader(bus, clock))

@@ -52,14 +52,20 @@ def edges(pairs: list[tuple[int, int]], weight: Any = None, residual: Any = None
     )
 
 
-def sample_graph(layers: int = 6, parameters: int = 2, **changes: Any) -> BlueprintGraph:
-    """Return a chain of layers with a skip edge, an activation behind every other layer, and parameter groups."""
+def sample_graph(
+    layers: int = 6, parameters: int = 2, *, layer_columns: BlueprintLayers | None = None, **changes: Any
+) -> BlueprintGraph:
+    """Return a chain of layers with a skip edge, an activation behind every other layer, and parameter groups.
+
+    ``layer_columns`` and ``changes`` replace what they name.
+    """
     active = list(range(0, layers, 2))
     chain = [(i, i + 1) for i in range(layers - 1)]
     skip = [(0, layers - 1)] if layers > 2 else []
     flow = chain + skip
     fields: dict[str, Any] = {
-        "layers": BlueprintLayers(
+        "layers": layer_columns
+        or BlueprintLayers(
             layer_id=[f"layer{i}" for i in range(layers)],
             type=["linear" if i % 2 else "conv2d" for i in range(layers)],
             depth=list(range(layers)),

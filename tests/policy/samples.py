@@ -74,7 +74,9 @@ def kernel(name: str, **descriptor) -> Blueprint:
     )
 
 
-def facts(*, seeds=(), kernels=(), sheets=None, training_loss=1.0, optimizers=("adamw",), superseded=()) -> StepFacts:
+def facts(
+    *, seeds=(), kernels=(), sheets=None, training_loss=1.0, optimizers=("adamw",), superseded=()
+) -> StepFacts:
     return StepFacts(
         packet=SystemStatePacket(
             run_id="r", packet_id="p", global_step=9, timestamp_ns=1, training_loss=training_loss

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.codec import decode_payload, encode_payload
 from schemas.catalogue import MESSAGES
+from schemas.codec import decode_payload, encode_payload
 from schemas.enums import (
     LEGAL_TRANSITIONS,
     BlueprintTier,
@@ -67,7 +67,9 @@ def test_a_kernel_slot_germinates_that_kernel() -> None:
     assert command.seed_operation.blueprint_id == "k1"
 
 
-@pytest.mark.parametrize("stage", [stage for stage in SeedLifecycleStage if stage is not SeedLifecycleStage.DORMANT])
+@pytest.mark.parametrize(
+    "stage", [stage for stage in SeedLifecycleStage if stage is not SeedLifecycleStage.DORMANT]
+)
 def test_a_seed_that_is_not_dormant_is_never_germinated(stage: SeedLifecycleStage) -> None:
     answer = preferring(GRAFT, FIRST_KERNEL, HOLD, seeds=1, kernels=1)
     command = decide(facts(seeds=[seed("a", stage)], kernels=[kernel("k")]), answer, STAMP).command
@@ -119,7 +121,11 @@ def test_a_quarantined_seed_is_left_alone() -> None:
 
 def test_the_blending_method_is_one_that_the_seed_allows_with_its_wire_index() -> None:
     answer = preferring(
-        GRAFT, seeds=1, kernels=1, blending_method_logits=np.array([9.0, 1.0, 2.0, 3.0]), seed_schedule=np.array([[0.8, -0.6]])
+        GRAFT,
+        seeds=1,
+        kernels=1,
+        blending_method_logits=np.array([9.0, 1.0, 2.0, 3.0]),
+        seed_schedule=np.array([[0.8, -0.6]]),
     )
     seeds = [seed("a", allowed_blending_methods=["cosine", "warmup_hold"])]
     command = decide(facts(seeds=seeds, kernels=[kernel("k")]), answer, STAMP).command
@@ -204,7 +210,9 @@ def test_no_state_whatsoever_yields_an_illegal_command(seed_facts, kernel_facts,
         return
     target = next(s for s in seeds if s.seed_id == command.target_seed_id)
     wanted = (
-        SeedLifecycleStage.GERMINATED if operation.operation is SeedOperation.GERMINATE else SeedLifecycleStage.CULLED
+        SeedLifecycleStage.GERMINATED
+        if operation.operation is SeedOperation.GERMINATE
+        else SeedLifecycleStage.CULLED
     )
     assert wanted in LEGAL_TRANSITIONS[target.stage]
     assert not target.quarantine_only

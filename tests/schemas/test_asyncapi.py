@@ -26,7 +26,7 @@ ENUMS = [kind for name, kind in vars(enums).items() if name in SCHEMAS]
 
 def test_the_published_document_is_current():
     assert PUBLISHED.read_text(encoding="utf-8") == render_asyncapi(), (
-        "write it again: tamiyo-stream schema export > docs/asyncapi.yaml"
+        "write it again: tamiyo-stream schema export"
     )
 
 

@@ -33,6 +33,18 @@ def test_a_claim_of_elements_that_are_not_there_allocates_nothing(claim: bytes):
     assert peak < 64 * 1024
 
 
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (b"\xdc\x00\x05\x01", "ends inside a list that claims 5 elements; send the whole payload"),
+        (b"\xde\x00\x05\xa1", "ends inside a map that claims 5 keys; send the whole payload"),
+    ],
+)
+def test_a_claim_of_more_elements_than_bytes_is_a_truncated_payload(payload: bytes, says: str):
+    with pytest.raises(UndecodablePayload, match=says):
+        decode_payload(MESSAGES["SystemStatePacket"], payload)
+
+
 @pytest.mark.parametrize("empty", [b"\x90", b"\x80"], ids=["lists", "maps"])
 def test_a_bomb_of_a_million_empty_containers_stops_at_the_limit(empty: bytes):
     bomb = b"\x93" + (b"\xdd" + (333_333).to_bytes(4, "big") + empty * 333_333) * 3

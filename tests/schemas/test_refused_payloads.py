@@ -177,6 +177,12 @@ REFUSED = [
         "$.descriptor.allowed_parameters['b'].max_value",
         "missing required field",
     ),
+    Refused(
+        "Blueprint",
+        BLUEPRINT | {"descriptor": {"allowed_parameters": {"a": BOUNDS | {"max_value": NAN}}}},
+        "$.descriptor.allowed_parameters[...]",
+        "1.0 to nan is no range",
+    ),
     Refused("Blueprint", BLUEPRINT | {"kind": 3}, "$.kind", "3"),
     Refused("Blueprint", BLUEPRINT | {"descriptor": {"risk": 2}}, "$.descriptor.risk", "2"),
     Refused(

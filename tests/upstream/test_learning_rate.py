@@ -73,13 +73,14 @@ def test_many_commands_end_at_the_bound_and_are_refused_there(asked, bound):
     assert changes[-1].refusal is Refusal.AT_BOUND
 
 
-def test_a_group_outside_its_bounds_is_not_pulled_back_against_the_command():
-    optimizer = sgd(1.0)
+@pytest.mark.parametrize(("lr", "asked"), [(1.0, 0.1), (0.01, -0.1)])
+def test_a_group_outside_its_bounds_is_not_pulled_back_against_the_command(lr, asked):
+    optimizer = sgd(lr)
 
-    change = apply_optimizer_command(optimizer, command({"lr_change": 0.1}), [0.1])
+    change = apply_optimizer_command(optimizer, command({"lr_change": asked}), [0.1])
 
     assert change.refusal is Refusal.AT_BOUND
-    assert lrs_of(optimizer) == [1.0]
+    assert lrs_of(optimizer) == [lr]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The activation table: which functions are activation nodes, what they cost, and where they are saturated.
 
-An output counts as saturated where the function is flat, ``|dy/dx| < 0.05``; for the monotonic and near-monotonic functions
-of the table that is a half-line of inputs on either side. Softmax has no such inputs: there the share is the probability mass
-on entries above 0.95, which is the share of rows that one entry dominates.
+An output counts as saturated where the function is flat, ``|dy/dx| < 0.05``; for the monotonic and near-monotonic
+functions of the table that is a half-line of inputs on either side. Softmax has no such inputs: there the share is
+the probability mass on entries above 0.95, which is the share of rows that one entry dominates.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ ACTIVATIONS: tuple[ActivationType, ...] = (
     ActivationType("sigmoid", 6, (nn.Sigmoid,), flat_below=-2.89, flat_above=2.89, alarm=0.5, aliases=("expit",)),
     ActivationType("logsigmoid", 9, (nn.LogSigmoid,), flat_above=2.94, alarm=0.5),
     ActivationType("tanh", 8, (nn.Tanh,), flat_below=-2.18, flat_above=2.18, alarm=0.5),
-    ActivationType("softsign", 3, (nn.Softsign,), flat_below=-3.47, flat_above=3.47, alarm=0.5, one_operation=False),
+    ActivationType(
+        "softsign", 3, (nn.Softsign,), flat_below=-3.47, flat_above=3.47, alarm=0.5, one_operation=False
+    ),
     ActivationType("hardtanh", 2, (nn.Hardtanh,), flat_below=-1.0, flat_above=1.0, alarm=0.5),
     ActivationType("hardsigmoid", 3, (nn.Hardsigmoid,), flat_below=-3.0, flat_above=3.0, alarm=0.5),
     ActivationType("hardswish", 4, (nn.Hardswish,), flat_below=-3.0),

@@ -1,4 +1,4 @@
-"""The wire form of a model's structure: a HOST blueprint with the optimizer's parameter groups as parameter nodes."""
+"""The wire form of a model's structure: a HOST blueprint whose parameter nodes are the optimizer's groups."""
 
 from __future__ import annotations
 
@@ -29,22 +29,24 @@ from tamiyo_stream.upstream.tolaria.activation_types import BY_NAME
 from tamiyo_stream.upstream.tolaria.optimizer import family_of, group_ids, learning_rate_of, momentum_of
 from tamiyo_stream.upstream.tolaria.structure import ModelStructure
 
+FloatArray = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shares:
     """Scalars by (group, layer): [G, L]. How parameter groups and layers overlap."""
 
-    scalars: npt.NDArray[np.float64]
+    scalars: FloatArray
 
     @property
-    def of_layer(self) -> npt.NDArray[np.float64]:
+    def of_layer(self) -> FloatArray:
         """Share of each layer's scalars that a group owns."""
-        return self.scalars / np.maximum(self.scalars.sum(axis=0, keepdims=True), 1.0)
+        return _divided(self.scalars, self.scalars.sum(axis=0, keepdims=True))
 
     @property
-    def of_group(self) -> npt.NDArray[np.float64]:
+    def of_group(self) -> FloatArray:
         """Share of each group's scalars that a layer owns."""
-        return self.scalars / np.maximum(self.scalars.sum(axis=1, keepdims=True), 1.0)
+        return _divided(self.scalars, self.scalars.sum(axis=1, keepdims=True))
 
 
 def build_blueprint(
@@ -52,10 +54,10 @@ def build_blueprint(
 ) -> Blueprint:
     """Return the blueprint of ``model`` under ``optimizer``.
 
-    ``blueprint_version`` is the SHA-256 over structure, widths, counts, group ids and optimizer family: equal models
-    have equal versions, learning rates and weights do not matter. ``connects.weight`` is the number of distinct ways
-    between two layers; ``configures.weight`` the share of the feeding layers' scalars that the group owns;
-    ``modulates.weight`` the share of the group's scalars that the feeding layers own.
+    ``blueprint_version`` is the SHA-256 over structure, widths, counts, group ids and optimizer family: equal
+    models have equal versions, learning rates and weights do not matter. ``connects.weight`` is the number of
+    distinct ways between two layers; ``configures.weight`` the share of the feeding layers' scalars that the group
+    owns; ``modulates.weight`` the share of the group's scalars that the feeding layers own.
     """
     shares = _shares_of(structure, optimizer)
     graph = BlueprintGraph(
@@ -133,9 +135,7 @@ def _parameters(optimizer: Optimizer) -> BlueprintParameters:
 
 def _shares_of(structure: ModelStructure, optimizer: Optimizer) -> _Shares:
     group_of = {
-        id(tensor): position
-        for position, group in enumerate(optimizer.param_groups)
-        for tensor in group["params"]
+        id(tensor): position for position, group in enumerate(optimizer.param_groups) for tensor in group["params"]
     }
     scalars = np.zeros((len(optimizer.param_groups), len(structure.layers)))
     for position, layer in enumerate(structure.layers):
@@ -145,9 +145,7 @@ def _shares_of(structure: ModelStructure, optimizer: Optimizer) -> _Shares:
     return _Shares(scalars)
 
 
-def _links(
-    structure: ModelStructure, share: npt.NDArray[np.float64], *, mean: bool
-) -> list[tuple[int, int, float]]:
+def _links(structure: ModelStructure, share: FloatArray, *, mean: bool) -> list[tuple[int, int, float]]:
     """Return (group, activation, weight) where the group owns part of a layer that feeds the activation.
 
     ``share`` [G, L] is averaged (``mean``) or summed over the feeding layers.
@@ -161,10 +159,16 @@ def _links(
     return links
 
 
+def _divided(scalars: FloatArray, totals: FloatArray) -> FloatArray:
+    shares: FloatArray = scalars / np.maximum(totals, 1.0)
+    return shares
+
+
 def _edges(pairs: Iterable[Sequence[int]]) -> EdgeList:
     ends = [(int(source), int(target)) for source, target in pairs]
     return EdgeList(
-        source=Int32Column.of([source for source, _ in ends]), target=Int32Column.of([target for _, target in ends])
+        source=Int32Column.of([source for source, _ in ends]),
+        target=Int32Column.of([target for _, target in ends]),
     )
 
 
@@ -181,7 +185,7 @@ def _weighted(links: Sequence[tuple[int, int, float]]) -> EdgeList:
 
 
 def _version_of(blueprint: Blueprint) -> str:
-    """Return the SHA-256 (hex) of what lasts in ``blueprint``: not its names and times, nor the groups' settings."""
+    """Return the SHA-256 (hex) of what lasts in ``blueprint``: not its id, its time, nor the groups' settings."""
     graph = blueprint.graph
     if graph is not None and graph.parameters is not None:
         settings = msgspec.structs.replace(graph.parameters, learning_rate=None, momentum=None)

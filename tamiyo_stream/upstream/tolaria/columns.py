@@ -1,7 +1,7 @@
-"""From measurements of single steps to telemetry columns: sums over owners, moving statistics, newest sampled values.
+"""From measurements of steps to telemetry columns: sums over owners, moving statistics, newest sampled values.
 
-Columns that cost a copy or a hook are measured on sampled steps and sent again in between. An element that was never
-measured is NaN. A layer without weights has the norms of the empty set, 0, which is exact, not a stand-in.
+Columns that cost a copy or a hook are measured on sampled steps and sent again in between. An element that was
+never measured is NaN. A layer without weights has the norms of the empty set, 0, which is exact, not a stand-in.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ class LayerColumns:
     def update(self, measured: UpdateMeasurement, observed: Observation | None) -> LayerTelemetry:
         """Take in one step and return its columns."""
         gradient_norm = _norm(self._layers, measured.gradient_norm, measured.has_gradient)
-        owned = np.bincount(self._layers.owner, minlength=self._layers.count) > 0
-        instability = classify(gradient_norm, self._gradients, owned)
+        instability = classify(gradient_norm, self._gradients, self._layers.owned)
         self._gradients.update(gradient_norm)
         self._count_updates(measured)
         if measured.weight_norm is not None:
@@ -86,36 +85,27 @@ class LayerColumns:
         )
 
 
-def classify(
-    norms: FloatArray, history: Ewma, owned: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.uint8]:
+def classify(norms: FloatArray, history: Ewma, owned: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """Return the :class:`GradientInstability` number per layer: [layers].
 
     ``history`` is from before this step. Layers without weights, or without a gradient yet, are UNKNOWN; a
     gradient that is not finite has exploded, whatever the history.
     """
     usable = np.isfinite(norms)
-    exploding = ~usable & (history.count > 0)
-    exploding |= usable & (norms > EXPLODED_ABOVE)
     settled = history.count >= MIN_HISTORY
     with np.errstate(invalid="ignore"):
-        exploding |= usable & settled & (norms > EXPLODING_RATIO * history.mean)
-    spread = history.relative_spread()
-    conditions = [
-        ~owned,
-        exploding,
-        usable & (norms < VANISHED_BELOW),
-        settled & (np.nan_to_num(spread) > OSCILLATING_SPREAD),
-        settled,
-    ]
-    classes = [
-        GradientInstability.UNKNOWN,
-        GradientInstability.EXPLODING,
-        GradientInstability.VANISHING,
-        GradientInstability.OSCILLATING,
-        GradientInstability.STABLE,
-    ]
-    return np.select(conditions, [int(kind) for kind in classes], int(GradientInstability.UNKNOWN)).astype(np.uint8)
+        spread = history.relative_spread() > OSCILLATING_SPREAD
+        jumped = settled & (norms > EXPLODING_RATIO * history.mean)
+    classes = np.zeros(len(norms), dtype=np.uint8)
+    # Later rows overrule earlier ones.
+    classes[settled] = GradientInstability.STABLE
+    classes[settled & spread] = GradientInstability.OSCILLATING
+    classes[usable & (norms < VANISHED_BELOW)] = GradientInstability.VANISHING
+    classes[jumped | (usable & (norms > EXPLODED_ABOVE)) | (~usable & (history.count > 0))] = (
+        GradientInstability.EXPLODING
+    )
+    classes[~owned] = GradientInstability.UNKNOWN
+    return classes
 
 
 class ActivationColumns:
@@ -160,15 +150,16 @@ class ActivationColumns:
         if not math.isnan(rate):
             events.append(rate > kind.alarm)
             columns["saturation_events"][position] = sum(events)
-        columns["nonlinearity_strength"][position] = _nonlinearity(inputs, outputs) if kind.one_operation else math.nan
+        if kind.one_operation:
+            columns["nonlinearity_strength"][position] = _nonlinearity(inputs, outputs)
 
     def _measure_gradients(self, samples: Mapping[int, ActivationSample]) -> None:
         inward = _root_sums({position: sample.gradients_in for position, sample in samples.items()})
         outward = _root_sums({position: sample.gradients_out for position, sample in samples.items()})
         for position, norm in outward.items():
             self._columns["gradient_contribution"][position] = norm
-            through = inward.get(position, math.nan) / norm if norm > 0 else math.nan
-            self._columns["gradient_flow"][position] = min(through, 1.0) if through == through else math.nan
+            if position in inward and norm > 0:
+                self._columns["gradient_flow"][position] = min(inward[position] / norm, 1.0)
 
 
 class ParameterColumns:
@@ -202,7 +193,8 @@ class ParameterColumns:
         magnitude = np.full(len(weights), np.nan)
         np.divide(_norm(self._groups, update_norm, everything), weights, out=magnitude, where=weights > 0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            self._convergence_rate = 1.0 - (magnitude / self._update_magnitude) ** (1.0 / self._steps_since_measured)
+            ratio = magnitude / self._update_magnitude
+            self._convergence_rate = 1.0 - ratio ** (1.0 / self._steps_since_measured)
         self._update_magnitude, self._steps_since_measured = magnitude, 0
 
 

@@ -1,7 +1,7 @@
 """From a traced graph of operations to the structure of a model: who feeds whom.
 
-Operations are handled by name: additions mark shortcuts, activation functions become activation nodes, functions on
-learned tensors become layers, questions about shapes carry no data, everything else only hands data on.
+Operations are handled by name: additions mark shortcuts, activation functions become activation nodes, functions
+on learned tensors become layers, questions about shapes carry no data, everything else only hands data on.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class _GraphReader:
         return self.builder.learned_layer(name, kind, _widths_of(kind, tensors[0]), tensors, data)
 
     def _as_data(self, flow: Flow) -> Flow:
-        """Return ``flow`` with the learned tensors in it turned into layers of their own (positional embeddings)."""
+        """Return ``flow`` with the learned tensors in it turned into layers of their own (position tables)."""
         if not flow.learned:
             return flow
         layers = [self._learned_layer("parameter", (name,), NOTHING) for name in flow.learned]

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from schemas.tolaria import ActivationTelemetry, LayerTelemetry, ParameterTelemetry
 from tamiyo_stream.upstream.tolaria.columns import ActivationColumns, LayerColumns, ParameterColumns
-from tamiyo_stream.upstream.tolaria.layout import fingerprint_of, lay_out
+from tamiyo_stream.upstream.tolaria.layout import lay_out
 from tamiyo_stream.upstream.tolaria.observer import ForwardObserver
 from tamiyo_stream.upstream.tolaria.readout import Readout
 from tamiyo_stream.upstream.tolaria.safeguard import Safeguard
@@ -46,7 +46,7 @@ class Instruments:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, guard: Safeguard) -> None:
         self.structure = derive_structure(model)
-        self._model, self._optimizer = model, optimizer
+        self._optimizer = optimizer
         self._layout = lay_out(self.structure, model, optimizer)
         self._updates = UpdateMeter(self._layout, guard)
         self._handles: list[RemovableHandle] = self._updates.attach(optimizer)
@@ -62,7 +62,7 @@ class Instruments:
     @property
     def outdated(self) -> bool:
         """Whether modules or learned tensors have been added, removed or replaced since."""
-        return fingerprint_of(self._model, self._optimizer) != self._layout.fingerprint
+        return self._layout.fingerprint.differs()
 
     def sample_next(self, wanted: bool) -> None:
         """Say whether the coming step is a sampled one: with hooks, weight copies and activation statistics."""
@@ -77,7 +77,7 @@ class Instruments:
         readout = Readout()
         self._updates.collect(readout)
         if isinstance(loss, torch.Tensor):
-            readout.put("loss", [loss])
+            readout.put("loss", [loss.detach().reshape(())])
         values = readout.read()
         measured = self._updates.resolve(values)
         observed = self._observer.take() if self._observer.armed else None

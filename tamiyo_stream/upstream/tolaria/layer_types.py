@@ -48,8 +48,9 @@ _SPLITS = (
 def is_leaf(module: nn.Module) -> bool:
     """Return whether ``module`` is one unit: no children, or children that only hold its own weights.
 
-    The latter are torch's own modules with parameters of their own (``nn.MultiheadAttention``, whose ``out_proj`` is never
-    called) and parametrised modules (weight norm). A user's module with children and parameters is looked into.
+    The latter are torch's own modules with parameters of their own (``nn.MultiheadAttention``, whose ``out_proj``
+    is never called) and parametrised modules (weight norm). A user's module with children and parameters is looked
+    into.
     """
     if next(module.children(), None) is None:
         # A childless module of the user's without weights is a function in disguise: look into it.
@@ -71,7 +72,7 @@ def role_of(module: nn.Module) -> Role:
 
 
 def layer_type(module: nn.Module) -> str:
-    """Return the layer type: the class name in snake case, as ``conv2d``, ``batch_norm2d``, ``multihead_attention``."""
+    """Return the layer type: the class name in snake case, as ``conv2d`` or ``multihead_attention``."""
     kind = type(module)
     if parametrize.is_parametrized(module):
         kind = kind.__mro__[1]  # parametrize derives a class at run time

@@ -1,8 +1,8 @@
 """Acting on an OPTIMIZER command: Tamiyo changes the learning rate, relatively and in bounds.
 
 A command moves every parameter group by the same share, at most by :data:`LARGEST_CHANGE`, and never out of
-:data:`LOWEST` to :data:`HIGHEST` times what the run's own schedule asks for: no row of bad decisions can stop a run
-from learning or blow it up. A group that its schedule left outside these bounds is never moved further out.
+:data:`LOWEST` to :data:`HIGHEST` times what the run's own schedule asks for: no row of bad decisions can stop a
+run from learning or blow it up. A group that its schedule left outside these bounds is never moved further out.
 """
 
 from __future__ import annotations

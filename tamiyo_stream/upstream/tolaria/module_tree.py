@@ -50,6 +50,4 @@ def add_unused_tensors(builder: StructureBuilder, name: str, module: nn.Module) 
     prefix = f"{name}." if name else ""
     for tensor_name, tensor in module.named_parameters(recurse=False):
         if not builder.knows(tensor):
-            builder.learned_layer(
-                prefix + tensor_name, "parameter", (math.nan, math.nan), (tensor,), MODEL_INPUT
-            )
+            builder.learned_layer(prefix + tensor_name, "parameter", (math.nan, math.nan), (tensor,), MODEL_INPUT)

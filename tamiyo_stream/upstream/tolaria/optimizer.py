@@ -17,7 +17,7 @@ OTHER_FAMILY_INDEX = 3
 
 
 def family_of(optimizer: Optimizer) -> str:
-    """Return the optimizer's family: the nearest known class in its ancestry, else its class name in lower case."""
+    """Return the optimizer's family: the nearest known class in its ancestry, else its class name."""
     names = [kind.__name__.lower() for kind in type(optimizer).__mro__]
     return next((name for name in names if name in OPTIMIZER_FAMILIES), names[0])
 

@@ -1,15 +1,19 @@
 """What the probe costs a training loop: the same steps with and without it, in turns, in one process.
 
 Two equal models are trained on equal batches, one of them probed and publishing to a real Redis. Blocks of steps
-alternate, in changing order, so that a machine that slows down slows both. A block holds one sampled step, as every
-``sample_every`` steps of a run do; what is still queued at its end is sent on the probe's time.
+alternate, in changing order, so that a machine that slows down slows both. A block holds one sampled step, as
+every ``sample_every`` steps of a run do; what is still queued at its end is sent on the probe's time.
+
+Torch computes on one thread meanwhile: the time of threads that wait for each other on busy cores varies by more
+than the probe costs.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -63,8 +67,9 @@ class _Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, length, width = x.size()
-        parts = self.qkv(self.attention_norm(x)).split(width, dim=2)
-        q, k, v = (part.view(batch, length, HEADS, width // HEADS).transpose(1, 2) for part in parts)
+        # Unpacked first: iterating over a split of unknown length is what symbolic tracing cannot do.
+        q, k, v = self.qkv(self.attention_norm(x)).split(width, dim=2)
+        q, k, v = (part.view(batch, length, HEADS, width // HEADS).transpose(1, 2) for part in (q, k, v))
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.project(mixed.transpose(1, 2).reshape(batch, length, width))
         mlp: torch.Tensor = self.mlp(self.mlp_norm(x))
@@ -121,10 +126,21 @@ def measure_overhead(
     pairs = -(-steps // sample_every)
     if pairs < 2:
         raise ValueError(f"steps is {steps}; time at least {2 * sample_every}, two blocks of sample_every steps")
-    if redis_url is not None:
-        return _measure(pairs, redis_url, sample_every)
-    with EmbeddedRedis() as server:
-        return _measure(pairs, server.url, sample_every)
+    with _one_thread():
+        if redis_url is not None:
+            return _measure(pairs, redis_url, sample_every)
+        with EmbeddedRedis() as server:
+            return _measure(pairs, server.url, sample_every)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _measure(pairs: int, redis_url: str, sample_every: int) -> OverheadReport:

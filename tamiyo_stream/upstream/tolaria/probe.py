@@ -1,7 +1,7 @@
 """The Tolaria probe: three lines that connect a PyTorch training loop to Tamiyo.
 
-It publishes the model's blueprint once per structure and one state packet per step. The training loop is never raised
-into: what fails is counted and logged once, what cannot be measured is left out.
+It publishes the model's blueprint once per structure and one state packet per step. The training loop is never
+raised into: what fails is counted and logged once, what cannot be measured is left out.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class TolariaProbe:
     ) -> Self:
         """Attach to ``model`` and ``optimizer``, and publish the blueprint. Never raises, never waits for Redis.
 
-        Where it cannot work (no trainable parameters, an unreadable URL, a bad run id) the probe is off: one log line
-        says why, ``statistics().reason`` repeats it, and all methods do nothing.
+        Where it cannot work (no trainable parameters, an unreadable URL, a bad run id) the probe is off: one log
+        line says why, ``statistics().reason`` repeats it, and all methods do nothing.
 
         Args:
             model: the module that is trained; wrappers (DataParallel, DDP, torch.compile) are seen through.

@@ -1,7 +1,7 @@
 """Getting measured scalars off the device with one synchronisation per step.
 
-Every measurement stays a zero-dimensional tensor until the end of the step; then all of them are stacked and copied at
-once. A ``.item()`` per layer would stall a GPU a hundred times.
+Every measurement stays a zero-dimensional tensor until the end of the step; then all of them are stacked and
+copied at once. A ``.item()`` per layer would stall a GPU a hundred times.
 """
 
 from __future__ import annotations
@@ -22,24 +22,20 @@ class Readout:
         self._scalars: dict[str, list[torch.Tensor]] = {}
 
     def put(self, name: str, scalars: Sequence[torch.Tensor]) -> None:
-        """Add ``scalars`` under ``name``, replacing what was there."""
-        self._scalars[name] = [scalar.detach() for scalar in scalars]
+        """Add ``scalars`` [()], which need no gradient, under ``name``, replacing what was there."""
+        self._scalars[name] = list(scalars)
 
     def read(self) -> dict[str, FloatArray]:
-        """Return the values by name, each [number put], and forget the tensors. One copy per device."""
+        """Return the values by name, each [number put], and forget the tensors. One copy per device and dtype."""
         flat = [scalar for scalars in self._scalars.values() for scalar in scalars]
         values = np.empty(len(flat))
-        by_device: dict[torch.device, list[int]] = {}
+        by_kind: dict[tuple[torch.device, torch.dtype], list[int]] = {}
         for position, scalar in enumerate(flat):
-            by_device.setdefault(scalar.device, []).append(position)
-        for positions in by_device.values():
-            values[positions] = torch.stack([_as_float32(flat[position]) for position in positions]).cpu().numpy()
+            by_kind.setdefault((scalar.device, scalar.dtype), []).append(position)
+        for positions in by_kind.values():
+            stacked = torch.stack([flat[position] for position in positions])
+            values[positions] = stacked.to(torch.float32).cpu().numpy()
         ends = np.cumsum([len(scalars) for scalars in self._scalars.values()])
         parts = np.split(values, ends[:-1]) if len(ends) else []
         names, self._scalars = list(self._scalars), {}
         return dict(zip(names, parts, strict=True))
-
-
-def _as_float32(scalar: torch.Tensor) -> torch.Tensor:
-    scalar = scalar.reshape(())
-    return scalar if scalar.dtype is torch.float32 else scalar.to(torch.float32)

@@ -82,10 +82,10 @@ class RunWatch:
         self._guard = guard
         self._instruments: Instruments | None = None
         self._losses = LossMeter()
-        self._host = HostMeter(next(model.parameters()).device)
         self._stepped_at: float | None = None
         self._spent_s: float | None = None
         self._adopt(Instruments(model, optimizer, guard))
+        self._host = HostMeter(next(model.parameters()).device)
 
     def step(self, report: StepReport) -> str:
         """Publish the state of the step that just ended and prepare the next; return the packet's id."""

@@ -25,7 +25,7 @@ class Safeguard:
         started = time.perf_counter()
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - the probe's boundary: training must not stop for it
+        except Exception as error:  # the probe's boundary: training must not stop for it
             self.errors[kind] += 1
             if self.errors[kind] == 1:
                 log.warning("probe: %s failed and is left out (%s: %s)", kind, type(error).__name__, error)

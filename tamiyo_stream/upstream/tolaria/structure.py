@@ -1,7 +1,8 @@
 """The structure of a model as a graph, and how it is put together from the operations that data flows through.
 
-Both ways of obtaining it (symbolic tracing and the module tree) push a :class:`Flow` through a :class:`StructureBuilder`:
-the flow knows which layers and activations a value comes from, the builder turns each consumption into edges.
+Both ways of obtaining it (symbolic tracing and the module tree) push a :class:`Flow` through a
+:class:`StructureBuilder`: the flow knows which layers and activations a value comes from, the builder turns each
+consumption into edges.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Data flow between two layers (positions) over ``paths`` distinct ways; ``residual``: a shortcut of an addition."""
+    """Data flow between two layers over ``paths`` distinct ways; ``residual``: a shortcut of an addition."""
 
     source: int
     target: int
@@ -60,8 +61,8 @@ class Connection:
 class ModelStructure:
     """A model's layers, activations and data flow. Edges are (source, target) positions.
 
-    ``source``: ``fx`` or ``module_tree``; ``functions``: the activations that are functions, in the order in which one
-    forward pass computes them; ``fallback_reason`` says why tracing failed, empty where it did not.
+    ``source``: ``fx`` or ``module_tree``; ``functions``: the activations that are functions, in the order in which
+    one forward pass computes them; ``fallback_reason`` says why tracing failed, empty where it did not.
     """
 
     layers: tuple[Layer, ...]
@@ -175,7 +176,7 @@ class StructureBuilder:
         return Flow(inputs.layers, frozenset({position}), inputs.ancestors, inputs.depth)
 
     def dropout(self, rate: float, inputs: Flow) -> Flow:
-        """Note that the outputs of the layers behind ``inputs`` are dropped out at ``rate``; the first one counts."""
+        """Note that what the layers behind ``inputs`` put out is dropped at ``rate``; the first one counts."""
         for layer, (_, residual) in inputs.layers.items():
             if not residual:
                 self._layers[layer].dropout_rate = self._layers[layer].dropout_rate or rate
@@ -252,8 +253,8 @@ def _added(first: Flow, second: Flow) -> Flow:
 def _as_shortcut(flow: Flow) -> Flow:
     """Return ``flow`` as the shortcut of an addition.
 
-    What came into it by an older shortcut stays behind: it reaches the sum through the nearer layers already, and with
-    it a residual stream of n blocks would have n² / 2 edges.
+    What came into it by an older shortcut stays behind: it reaches the sum through the nearer layers already, and
+    with it a residual stream of n blocks would have n² / 2 edges.
     """
     near = [layer for layer, (_, residual) in flow.layers.items() if not residual] or list(flow.layers)
     layers = {layer: (flow.layers[layer][0], True) for layer in near}

@@ -1,8 +1,9 @@
-"""The structure of a model by symbolic tracing (torch.fx): which layers feed which, seen in the forward function itself.
+"""The structure of a model by symbolic tracing (torch.fx): which layers feed which, as ``forward`` says.
 
-Tracing runs the model's ``forward`` once with stand-ins for tensors. Nothing is computed, and the model is left as it was:
-attributes that ``forward`` writes are put back, the random state is kept, hooks of the user do not run. While it lasts
-(milliseconds) torch.fx replaces ``nn.Module.__call__`` in the whole process: do not run another model meanwhile.
+Tracing runs the model's ``forward`` once with stand-ins for tensors. Nothing is computed, and the model is left as
+it was: attributes that ``forward`` writes are put back, the random state is kept, hooks of the user do not run.
+While it lasts (milliseconds) torch.fx replaces ``nn.Module.__call__`` in the whole process: do not run another
+model meanwhile.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ from tamiyo_stream.upstream.tolaria.structure import ModelStructure, ModelWithou
 log = logging.getLogger("tamiyo.probe")
 
 #: Functions without a tensor argument: only by wrapping their names can a traced size pass through them.
-_FACTORIES = (torch.arange, torch.zeros, torch.ones, torch.full, torch.empty, torch.linspace, torch.rand, torch.randn)
+_FACTORIES = (
+    *(torch.arange, torch.linspace, torch.zeros, torch.ones, torch.full, torch.empty),
+    *(torch.rand, torch.randn),
+)
 #: torch.fx patches nn.Module for the whole process: two probes must not do so at once.
 _TRACING = threading.Lock()
 
 
 def derive_structure(model: nn.Module) -> ModelStructure:
-    """Return the structure of ``model``: traced, or along its module tree where tracing fails (said in a log line).
+    """Return the structure of ``model``: traced, or along its module tree where that fails (said in a log line).
 
     Raises:
         ModelWithoutParameters: nothing in ``model`` can be trained.
@@ -144,24 +148,39 @@ def _defaults_of(model: nn.Module) -> dict[str, Any]:
 @contextmanager
 def _left_as_found(model: nn.Module) -> Iterator[None]:
     """Undo whatever tracing leaves behind: attributes and buffers set, constants added, random numbers drawn."""
-    saved = [(module, _attributes_of(module)) for module in model.modules()]
+    saved = [_Attributes(module) for module in model.modules()]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    # The fast path of torch's transformer layers is for inference and asks questions that a stand-in cannot answer.
+    # The fast path of torch's transformer layers is for inference and asks questions that a stand-in cannot
+    # answer.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.random.fork_rng(devices=[device.index or 0 for device in devices]):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, attributes in saved:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
+        for attributes in saved:
+            attributes.restore()
 
 
-def _attributes_of(module: nn.Module) -> dict[str, Any]:
-    """Return a copy of ``module``'s attributes; its registers (parameters, buffers, children, hooks) are copied too."""
-    return {
-        name: value.copy() if name.startswith("_") and isinstance(value, dict) else value
-        for name, value in module.__dict__.items()
-    }
+class _Attributes:
+    """A module's attributes as they were, with the content of its registers (parameters, children, hooks, …).
+
+    The registers themselves stay the same objects: handles of the user's hooks refer to them.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._attributes = dict(module.__dict__)
+        self._registers = [
+            (value, dict(value))
+            for name, value in module.__dict__.items()
+            if name.startswith("_") and isinstance(value, dict)
+        ]
+
+    def restore(self) -> None:
+        self._module.__dict__.clear()
+        self._module.__dict__.update(self._attributes)
+        for register, content in self._registers:
+            register.clear()
+            register.update(content)

@@ -1,8 +1,8 @@
 """Measuring gradients and weight updates around ``optimizer.step()``.
 
-Gradients are read inside the optimizer's own hooks: there they are final (accumulated, unscaled, clipped) and cannot have
-been cleared yet. Their norms are taken every step. What needs a copy of the weights, the update itself, is measured on
-sampled steps only.
+Gradients are read inside the optimizer's own hooks: there they are final (accumulated, unscaled, clipped) and
+cannot have been cleared yet. Their norms are taken every step. What needs a copy of the weights, the update
+itself, is measured on sampled steps only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from tamiyo_stream.upstream.tolaria.readout import Readout
 from tamiyo_stream.upstream.tolaria.safeguard import Safeguard
 
 FloatArray = npt.NDArray[np.float64]
+
+
 class GradientCleared(RuntimeError):
     """An optimizer that drops gradients while it steps leaves nothing to weigh its update with."""
 
@@ -117,7 +119,7 @@ class UpdateMeter:
         self._scalars["update"] = norms_of(changes)
         self._scalars["weight"] = norms_of(weights)
         self._scalars["share"] = [
-            _inner(self._gradient(i), change_of[i]) if i in change_of else torch.zeros((), device=weights[i].device)
+            _inner(self._gradient(i), change_of[i]) if i in change_of else weights[i].new_zeros(())
             for i in self._with_gradient or []
         ]
 
@@ -125,7 +127,7 @@ class UpdateMeter:
         gradient = self.layout.tensors[position].grad
         if gradient is None:
             raise GradientCleared(f"the gradient of tensor {position} was cleared inside optimizer.step()")
-        return gradient.detach()
+        return gradient
 
     def _placed(self, values: FloatArray, positions: Sequence[int]) -> FloatArray:
         placed = np.full(len(self.layout.tensors), np.nan)
@@ -147,7 +149,7 @@ def norms_of(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _dense(gradient: torch.Tensor) -> torch.Tensor:
-    """Return the gradient; of a sparse one (``nn.Embedding(sparse=True)``) the values, for absent rows are zero."""
+    """Return the gradient; of a sparse one (``nn.Embedding(sparse=True)``) the values: absent rows are zero."""
     return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 

@@ -1,24 +1,21 @@
-"""Blocks of columns: raw values of many nodes or edges become feature slots and masks, vectorised (design §6).
+"""Blocks: raw values of many nodes or edges become feature slots and masks, vectorised (design §6).
 
-The feature and relation tables are compiled once, at import, into :data:`FAMILIES`: per node type and relation
-three blocks that differ in how often their values change. A block's raw matrix is [rows, N] float32 with NaN for
-missing, one row per channel (one per label of a multi-hot), ordered so that every transform works on one
-contiguous slice.
+A block's raw matrix is [rows, N] float32 with NaN for missing, one row per channel (one per label of a multi-hot),
+ordered so that every transform works on one contiguous slice.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from tamiyo_stream.graph.features import NODES, Channel, Kind, NodeSchema, Total, Transform
+from tamiyo_stream.graph.features import Kind, Total, Transform
 from tamiyo_stream.graph.registries import CAPACITIES
-from tamiyo_stream.graph.relations import RELATIONS, Attribute, Relation
 from tamiyo_stream.graph.structures import FloatArray
 from tamiyo_stream.runs.norms import Z_LIMIT, moments, prior_moments
 from tamiyo_stream.runs.state import EwmaNorm
@@ -118,8 +115,9 @@ class Block:
             (rows.start + i, entry.slot + i) for entry, rows in self._pairs() for i in range(entry.rows)
         ]
         self._masks = self._mask_rows()
-        self._uncounted = np.array([not entry.counted for entry in self.fields], dtype=bool)
-        self._complete = [1.0 if entry.counted else np.nan for entry in self.fields]
+        self._uncounted = [position for position, entry in enumerate(self.fields) if not entry.counted]
+        self._complete = [1.0 if entry.counted else math.nan for entry in self.fields]
+        self.absent = [0.0 if entry.counted else math.nan for entry in self.fields]
 
     @property
     def is_moving(self) -> bool:
@@ -152,21 +150,24 @@ class Block:
             totals: the graph's totals that are not in the column itself; NaN = unknown, so the share is missing.
         """
         present = np.isfinite(raw)
-        values: FloatArray = raw.copy() if present.all() else np.where(present, raw, np.float32(0.0))
+        complete = bool(present.all())
+        values: FloatArray = raw.copy() if complete else np.where(present, raw, np.float32(0.0))
         if self._log.stop:
             log = values[self._log]
             np.log1p(np.maximum(log, 0.0, out=log), out=log)
         if self._scored.stop:
             self._standardise(values[self._scored], norms)
         for row, total in self._shares:
-            _share(values, present, row, _whole(total, values[row], totals))
+            complete &= _share(values, present, row, _whole(total, values[row], totals))
         for part, low, high in self._limited:
             limited = values[part]
             np.minimum(np.maximum(limited, low, out=limited), high, out=limited)
         if self._category.start != self._category.stop:
             indices = values[self._category]
-            present[self._category] = (indices >= 1.0) & (indices < self._capacities)
-        if present.all():
+            known = (indices >= 1.0) & (indices < self._capacities)
+            present[self._category] = known
+            complete &= bool(known.all())
+        if complete:
             return Encoded(values, None)
         np.copyto(values, self._defaults, where=~present)
         return Encoded(values, present)
@@ -200,112 +201,10 @@ class Block:
         if encoded.present is None:
             return self._complete
         shares = np.count_nonzero(encoded.present, axis=1)[self._firsts] / max(encoded.present.shape[1], 1)
-        shares[self._uncounted] = np.nan
         result: list[float] = shares.tolist()
+        for position in self._uncounted:
+            result[position] = math.nan  # the one object, so that equal tallies compare equal
         return result
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Family:
-    """A node type or forward relation: its coverage name and its blocks.
-
-    ``static``: once per structure; ``scalar``: one value per step for all nodes or edges; ``column``: one value
-    each.
-    """
-
-    name: str
-    prefix: str
-    static: Block = field(repr=False)
-    scalar: Block = field(repr=False)
-    column: Block = field(repr=False)
-
-    @property
-    def fields(self) -> tuple[Field, ...]:
-        """All fields of the family."""
-        return self.static.fields + self.scalar.fields + self.column.fields
-
-
-_SCALAR_SOURCES = ("sheet.", "run.", "state.training_")
-#: Here ``run.`` speaks of each kernel.
-_OBJECTS = frozenset({"blueprint", "edges.parameter_targets"})
-
-
-def _family(name: str, prefix: str, fields: Iterable[tuple[Channel | Attribute, Field]]) -> Family:
-    blocks: dict[str, list[Field]] = {"static": [], "scalar": [], "column": []}
-    for declared, entry in fields:
-        per_node = prefix in _OBJECTS or not entry.sources[0].startswith(_SCALAR_SOURCES)
-        blocks["static" if declared.static else "column" if per_node else "scalar"].append(entry)
-    return Family(name, prefix, *(Block(blocks[key]) for key in ("static", "scalar", "column")))
-
-
-def _node_family(schema: NodeSchema) -> Family:
-    prefix = schema.family
-    return _family(
-        f"node.{prefix}",
-        prefix,
-        [
-            (
-                channel,
-                Field(
-                    f"{prefix}.{channel.name}",
-                    _sources(channel),
-                    channel.kind,
-                    channel.transform,
-                    channel.default,
-                    channel.vocabulary,
-                    channel.labels,
-                    channel.prior,
-                    channel.total,
-                    schema.slots[channel.name].start,
-                    schema.mask_slots.get(channel.name),
-                    channel.mandatory,
-                    channel.counted,
-                ),
-            )
-            for channel in schema.channels
-        ],
-    )
-
-
-def _edge_family(relation: Relation) -> Family:
-    prefix = relation.family
-    return _family(
-        prefix,
-        prefix,
-        [
-            (
-                attribute,
-                Field(
-                    f"{prefix}.{attribute.name}",
-                    _sources(attribute),
-                    Kind.MULTI_HOT if attribute.labels else Kind.NUMERIC,
-                    attribute.transform,
-                    0.0,
-                    "",
-                    attribute.labels,
-                    attribute.prior,
-                    attribute.total,
-                    relation.slots[attribute.name].start,
-                    relation.mask_slots[attribute.name],
-                    attribute.mandatory,
-                    attribute.counted,
-                ),
-            )
-            for attribute in relation.attributes
-        ],
-    )
-
-
-def _sources(declared: Channel | Attribute) -> tuple[str, ...]:
-    return (declared.source, declared.fallback) if declared.fallback else (declared.source,)
-
-
-#: Families by node type.
-NODE_FAMILIES: dict[str, Family] = {node_type: _node_family(schema) for node_type, schema in NODES.items()}
-#: Each forward relation with its family.
-EDGE_FAMILIES: tuple[tuple[Relation, Family], ...] = tuple(
-    (relation, _edge_family(relation)) for relation in RELATIONS
-)
 
 
 def _whole(total: float | Total, row: FloatArray, totals: Mapping[Total, float]) -> float:
@@ -316,14 +215,17 @@ def _whole(total: float | Total, row: FloatArray, totals: Mapping[Total, float])
     return totals[total] if isinstance(total, Total) else float(total)
 
 
-def _share(values: FloatArray, present: BoolArray, row: int, whole: float) -> None:
+def _share(values: FloatArray, present: BoolArray, row: int, whole: float) -> bool:
+    """Divide a row by its whole; return whether that is known. The share of nothing is nothing."""
     if math.isnan(whole):
         values[row] = 0.0
         present[row] = False
-    elif whole == 0.0:
+        return False
+    if whole == 0.0:
         values[row] = 0.0
     else:
         values[row] /= np.float32(whole)
+    return True
 
 
 def _all_present(present: BoolArray, rows: list[int]) -> BoolArray:

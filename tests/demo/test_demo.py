@@ -1,0 +1,72 @@
+"""The demonstration on a real training run, with a real Redis and the worker as its own process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.upstream.waiting import wait_until
+
+
+def demo_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tamiyo_stream", "demo", *arguments]
+
+
+def our_processes() -> set[int]:
+    """Ids of all processes that are a worker or a Redis server."""
+    found = set()
+    for command_line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = command_line.read_bytes()
+        except OSError:  # it ended while we looked
+            continue
+        if b"tamiyo_stream\0run" in line or b"redis-server" in line:
+            found.add(int(command_line.parent.name))
+    return found
+
+
+@pytest.mark.timeout(240)
+def test_every_published_step_is_answered_exactly_once(tmp_path) -> None:
+    target = tmp_path / "out.json"
+    done = subprocess.run(
+        demo_command("--steps", "40", "--headless", "--json", str(target)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(target.read_text())
+    assert report["steps_published"] == 40
+    assert report["missing"] == report["duplicates"] == 0
+    assert report["decided"] + report["superseded"] == 40
+    assert report["decisions_received"] == report["decided"] == sum(report["commands_by_type"].values())
+    assert report["layers"] > 20
+    assert report["edges"] >= report["layers"] - 1
+    assert 0 < report["feature_coverage"] <= 1
+    assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p95"]
+    assert report["final_loss"] < report["initial_loss"]
+    assert report["worker_exit_status"] == 0
+    assert "40" in done.stdout
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_leaves_no_process_behind(tmp_path, number) -> None:
+    before = our_processes()
+    log = tmp_path / "log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(demo_command("--steps", "100000", "--headless"), stdout=sink, stderr=sink)
+    try:
+        wait_until(lambda: "step 1/" in log.read_text(), "the run has begun", timeout_s=90)
+        process.send_signal(number)
+        assert process.wait(30) == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert our_processes() - before == set()
+    assert "Traceback" not in log.read_text()

@@ -1,0 +1,1 @@
+"""Collating, engine and stage."""

@@ -17,7 +17,7 @@ from tamiyo_stream.upstream.tolaria.learning_rate import apply_optimizer_command
 from tamiyo_stream.upstream.tolaria.probe import TolariaProbe
 
 BATCH = 16
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 1e-3
 #: After the last step: how long to wait for the decisions still on their way.
 LAST_COMMANDS_S = 5.0
 
@@ -41,29 +41,49 @@ class Progress:
     arrivals: tuple[Arrival, ...]
 
 
+class CharacterTraining:
+    """The run itself: model, optimizer, data. Equal seeds give equal runs."""
+
+    samples = BATCH
+
+    def __init__(self, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self._corpus = Corpus(standard_library_text(), seed)
+        self.model = CharTransformer(len(self._corpus.alphabet))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
+
+    def step(self) -> torch.Tensor:
+        """Train one step and return its loss, which is known by then."""
+        inputs, targets = self._corpus.batch(BATCH, self.model.length)
+        loss = next_character_loss(self.model(inputs), targets)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        loss.item()
+        return loss.detach()
+
+
 class TrainingRun:
-    """Trains the character transformer for ``steps`` steps, publishing each and heeding the commands."""
+    """Trains for ``steps`` steps, publishing each and heeding the commands."""
 
     def __init__(self, run_id: str, redis_url: str, keyring: Keyring | None, *, steps: int, seed: int) -> None:
-        torch.manual_seed(seed)
         self.steps = steps
         self.answered: set[str] = set()
-        self._corpus = Corpus(standard_library_text(), seed)
-        self._model = CharTransformer(len(self._corpus.alphabet))
-        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=LEARNING_RATE)
+        self._training = CharacterTraining(seed)
+        self._optimizer = self._training.optimizer
         self._inbox = CommandInbox(redis_url, run_id, keyring)
         self._probe = TolariaProbe.attach(
-            self._model, self._optimizer, run_id=run_id, redis_url=redis_url, keyring=keyring
+            self._training.model, self._optimizer, run_id=run_id, redis_url=redis_url, keyring=keyring
         )
 
     def __iter__(self) -> Iterator[Progress]:
         published: set[str] = set()
         for step in range(1, self.steps + 1):
             started = time.perf_counter()
-            loss = self._train_step()
+            loss = self._training.step()
             packet_id = self._probe.step(loss, samples=BATCH, epoch=step // 100)
             published |= {packet_id} if packet_id is not None else set()
-            yield self._progress(step, float(loss.detach()), time.perf_counter() - started)
+            yield self._progress(step, float(loss), time.perf_counter() - started)
         deadline = time.monotonic() + LAST_COMMANDS_S
         while published - self.answered and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -73,14 +93,6 @@ class TrainingRun:
         """Send what is queued and stop listening."""
         self._probe.close()
         self._inbox.close()
-
-    def _train_step(self) -> torch.Tensor:
-        inputs, targets = self._corpus.batch(BATCH, self._model.length)
-        loss = next_character_loss(self._model(inputs), targets)
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        return loss
 
     def _progress(self, step: int, loss: float, seconds: float) -> Progress:
         arrivals = tuple(self._heed(received.command) for received in self._inbox.receive())

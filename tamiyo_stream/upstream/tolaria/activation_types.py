@@ -92,6 +92,7 @@ _BY_FUNCTION: dict[str, ActivationType] = {
     for name in (activation.name, *activation.aliases)
     if name != "attention"
 }
+_BY_FUNCTION |= {f"{name}_": activation for name, activation in _BY_FUNCTION.items()}  # in place
 _BY_MODULE: dict[type[nn.Module], ActivationType] = {
     module: activation for activation in ACTIVATIONS for module in activation.modules
 }
@@ -99,7 +100,7 @@ _BY_MODULE: dict[type[nn.Module], ActivationType] = {
 
 def activation_of_function(name: str) -> ActivationType | None:
     """Return the activation that the torch function or tensor method ``name`` computes (in place or not)."""
-    return _BY_FUNCTION.get(name.rstrip("_"))
+    return _BY_FUNCTION.get(name)
 
 
 def activation_of_module(module: nn.Module) -> ActivationType | None:

@@ -36,15 +36,16 @@ class StepTelemetry:
 
 
 class Instruments:
-    """Measures ``model`` as it is structured now.
+    """Measures a model as it is structured now; wrappers around it (DDP, torch.compile) are seen through.
 
     Moving statistics start anew with every version: a column of another structure is another series.
 
     Raises:
-        ModelWithoutParameters: nothing in ``model`` can be trained.
+        ModelWithoutParameters: nothing in the model can be trained.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, guard: Safeguard) -> None:
+    def __init__(self, wrapped: nn.Module, optimizer: Optimizer, guard: Safeguard) -> None:
+        model = unwrapped(wrapped)
         self.structure = derive_structure(model)
         self._optimizer = optimizer
         self._layout = lay_out(self.structure, model, optimizer)
@@ -52,7 +53,7 @@ class Instruments:
         self._handles: list[RemovableHandle] = self._updates.attach(optimizer)
         self._observer = ForwardObserver(model, self.structure, guard)
         # Compiled code would be compiled anew at every change of hooks.
-        self._observable = not any(_is_compiled(module) for module in model.modules())
+        self._observable = not any(_is_compiled(module) for module in wrapped.modules())
         if not self._observable:
             log.info("%s is compiled: latencies and activations are not measured", type(model).__name__)
         self._layers = LayerColumns(self._layout)
@@ -109,6 +110,14 @@ def number_of(loss: torch.Tensor | float | None) -> float | None:
         ValueError: a tensor of more than one element.
     """
     return None if loss is None else float(loss)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside torch.compile's, DataParallel's and DistributedDataParallel's wrappers."""
+    inner = getattr(model, "_orig_mod", model)
+    if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(inner.module)
+    return inner if isinstance(inner, nn.Module) else model
 
 
 def _is_compiled(module: nn.Module) -> bool:

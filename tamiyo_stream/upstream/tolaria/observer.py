@@ -60,6 +60,10 @@ class ForwardObserver:
         self._guard = guard
         self._handles: list[RemovableHandle] = []
         self._mode = FunctionMode(self._watch_function)
+        self._begin_hook, self._end_hook = Hook(self._begin), Hook(self._end)
+        self._leaf_hooks: list[tuple[nn.Module, Hook, Hook]] = []
+        self._located: dict[int, torch.Tensor] = {}
+        self._make_leaf_hooks()
         self._start_over()
 
     @property
@@ -71,19 +75,11 @@ class ForwardObserver:
         """Install the hooks; the next training pass is recorded. An armed observer starts over."""
         self.disarm()
         self._start_over()
-        model, structure = self._model, self._structure
-        self._handles = [model.register_forward_pre_hook(Hook(self._begin), prepend=True)]
-        device = next(model.parameters()).device
-        for position, layer in enumerate(structure.layers):
-            if layer.module is not None:
-                self._watch_layer(
-                    position, layer.module, layer.parameters[0].device if layer.parameters else device
-                )
-        for position, activation in enumerate(structure.activations):
-            if activation.module is not None:
-                self._watch_activation(position, activation.module, BY_NAME[activation.type])
+        self._handles = [self._model.register_forward_pre_hook(self._begin_hook, prepend=True)]
+        for module, before, after in self._leaf_hooks:
+            self._handles += (module.register_forward_pre_hook(before), module.register_forward_hook(after))
         # Last, for the model itself may be a layer, whose hook must still see the pass as running.
-        self._handles.append(model.register_forward_hook(Hook(self._end), always_call=True))
+        self._handles.append(self._model.register_forward_hook(self._end_hook, always_call=True))
 
     def disarm(self) -> None:
         """Remove the hooks; what was recorded stays until the next :meth:`arm`."""
@@ -101,10 +97,19 @@ class ForwardObserver:
             latency[position] = sum(timer.elapsed_ms() for timer in timers)
         return Observation(latency, self._volume, {**self._samples, **self._matched_functions()})
 
+    def _make_leaf_hooks(self) -> None:
+        for position, layer in enumerate(self._structure.layers):
+            if layer.module is not None:
+                self._watch_layer(position, layer.module)
+        for position, activation in enumerate(self._structure.activations):
+            if activation.module is not None:
+                self._watch_activation(position, activation.module, BY_NAME[activation.type])
+
     def _start_over(self) -> None:
         self._recording = self._finished = False
         self._inside = 0
         self._timers: dict[int, list[Timer]] = {}
+        self._devices = {position: tensor.device for position, tensor in self._located.items()}  # models get moved
         self._volume = np.full(len(self._structure.layers), np.nan)
         self._samples: dict[int, ActivationSample] = {}
         self._functions: list[tuple[str, ActivationSample]] = []
@@ -129,9 +134,12 @@ class ForwardObserver:
             self._mode.leave()
             self._recording, self._finished = False, True
 
-    def _watch_layer(self, position: int, module: nn.Module, device: torch.device) -> None:
+    def _watch_layer(self, position: int, module: nn.Module) -> None:
+        # Its own weights tell where the layer computes, else the model's.
+        self._located[position] = next(module.parameters(), next(self._model.parameters()))
+
         def start() -> None:
-            self._timers.setdefault(position, []).append(Timer(device))
+            self._timers.setdefault(position, []).append(Timer(self._devices[position]))
 
         def stop(output: object) -> None:
             self._timers[position][-1].stop()
@@ -163,10 +171,7 @@ class ForwardObserver:
                 self._inside -= 1
                 self._guard("forward hooks", lambda: after(output))
 
-        self._handles += [
-            module.register_forward_pre_hook(Hook(enter)),
-            module.register_forward_hook(Hook(leave)),
-        ]
+        self._leaf_hooks.append((module, Hook(enter), Hook(leave)))
 
     def _watch_function(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call ``function`` on behalf of the model, sampling it where it is an activation of the graph."""
@@ -197,7 +202,7 @@ class ForwardObserver:
 @torch.no_grad()
 def _take_input(sample: ActivationSample, value: torch.Tensor) -> None:
     """Keep evenly spaced elements of an activation's input: a copy, for the activation may work in place."""
-    sample.inputs.append(_spaced(value).clone())
+    sample.inputs.append(_spaced(value))
 
 
 @torch.no_grad()

@@ -23,7 +23,8 @@ from torch.optim import Optimizer
 
 from tamiyo_stream.upstream.embedded_redis import EmbeddedRedis
 from tamiyo_stream.upstream.publisher import StreamPublisher
-from tamiyo_stream.upstream.tolaria.probe import DEFAULT_SAMPLE_EVERY, TolariaProbe
+from tamiyo_stream.upstream.tolaria.probe import TolariaProbe
+from tamiyo_stream.upstream.tolaria.sampling import SHORTEST
 
 WARM_UP_BLOCKS = 2
 FLUSH_S = 10.0
@@ -79,7 +80,7 @@ def measure_overhead(
     steps: int = 200,
     *,
     redis_url: str | None = None,
-    sample_every: int = DEFAULT_SAMPLE_EVERY,
+    sample_every: int = SHORTEST,
 ) -> OverheadReport:
     """Time at least ``steps`` steps with and as many without probe; ``redis_url`` None starts a Redis of our own.
 

@@ -24,9 +24,6 @@ from tamiyo_stream.upstream.tolaria.safeguard import Safeguard
 log = logging.getLogger("tamiyo.probe")
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
-#: Steps from one sampled step to the next: the dearest measurements cost a fraction of a step, and a tenth of that
-#: is affordable (measured by `overhead`).
-DEFAULT_SAMPLE_EVERY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +62,7 @@ class TolariaProbe:
         redis_url: str = DEFAULT_REDIS_URL,
         keyring: Keyring | None = None,
         publisher: Publisher | None = None,
-        sample_every: int = DEFAULT_SAMPLE_EVERY,
+        sample_every: int | None = None,
         first_step: int = 0,
     ) -> Self:
         """Attach to ``model`` and ``optimizer``, and publish the blueprint. Never raises, never waits for Redis.
@@ -81,7 +78,8 @@ class TolariaProbe:
             keyring: signs what is published.
             publisher: is used instead of a new one to ``redis_url``, and not closed by :meth:`close`. Needed where
                 the worker's stream names or partitions are not the default.
-            sample_every: steps between two measurements with hooks.
+            sample_every: steps from one sampled step (hooks, weight copies, activation statistics) to the next;
+                None keeps them below a fiftieth of the training time and at least ten steps apart.
             first_step: ``global_step`` of the first packet; a resumed run goes on above its last step.
         """
         probe = cls()
@@ -89,7 +87,7 @@ class TolariaProbe:
             run = Run(run_id, sample_every, first_step)
             if publisher is None:
                 publisher = probe._own_publisher = StreamPublisher(redis_url, keyring)
-            probe._watch = RunWatch(_unwrapped(model), optimizer, run, publisher, probe._guard)
+            probe._watch = RunWatch(model, optimizer, run, publisher, probe._guard)
             probe._enabled = True
         except Exception as error:  # noqa: BLE001 - the probe's boundary: training must not stop for it
             log.warning("the probe of run %r is off, training goes on without Tamiyo: %s", run_id, error)
@@ -155,11 +153,3 @@ class TolariaProbe:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside torch.compile's, DataParallel's and DistributedDataParallel's wrappers."""
-    inner = getattr(model, "_orig_mod", model)
-    if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return _unwrapped(inner.module)
-    return inner if isinstance(inner, nn.Module) else model

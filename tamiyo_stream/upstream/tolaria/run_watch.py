@@ -14,8 +14,9 @@ from schemas.catalogue import Stream
 from schemas.tolaria import SystemStatePacket
 from tamiyo_stream.upstream.publisher import Publisher
 from tamiyo_stream.upstream.tolaria.blueprint import build_blueprint, host_blueprint_id
-from tamiyo_stream.upstream.tolaria.instruments import Instruments, StepTelemetry, number_of
+from tamiyo_stream.upstream.tolaria.instruments import Instruments, StepTelemetry, number_of, unwrapped
 from tamiyo_stream.upstream.tolaria.safeguard import Safeguard
+from tamiyo_stream.upstream.tolaria.sampling import SamplingInterval
 from tamiyo_stream.upstream.tolaria.training_metrics import HostMeter, LossMeter, optimizer_metrics
 
 #: Leaves room for "-step-<n>" in a packet id of 200 characters.
@@ -24,20 +25,20 @@ MAX_RUN_ID = 170
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run is called, how often it is sampled, and at which step the watch begins.
+    """What a run is called, how often it is sampled (None: by budget), and at which step the watch begins.
 
     Raises:
         ValueError: an empty or overlong name, or an interval below one step.
     """
 
     run_id: str
-    sample_every: int
-    first_step: int
+    sample_every: int | None = None
+    first_step: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.run_id) <= MAX_RUN_ID:
             raise ValueError(f"run_id has {len(self.run_id)} characters; give it 1 to {MAX_RUN_ID}")
-        if self.sample_every < 1:
+        if self.sample_every is not None and self.sample_every < 1:
             raise ValueError(f"sample_every is {self.sample_every}; give it 1 (every step) or more")
         if self.first_step < 0:
             raise ValueError(f"first_step is {self.first_step}; give it 0 or more")
@@ -81,6 +82,8 @@ class RunWatch:
         self._publisher = publisher
         self._guard = guard
         self._instruments: Instruments | None = None
+        self._interval = SamplingInterval(run.sample_every)
+        self._sampled = self._renewed = False
         self._losses = LossMeter()
         self._stepped_at: float | None = None
         self._spent_s: float | None = None
@@ -94,13 +97,15 @@ class RunWatch:
         step = self.run.first_step + self.steps
         self.steps += 1
         packet_id = f"{self.run.run_id}-step-{step}"
-        pace = _Pace(None if self._stepped_at is None else started - self._stepped_at, self._spent_s)
+        since = self._stepped_at
+        pace = _Pace(None if since is None else started - since, self._spent_s)
         self._guard("structure", self._renew)
         telemetry = self._measure(report.loss)
         self._guard("packet", lambda: self._publish(packet_id, step, report, telemetry, pace))
-        self._guard("sampling", self._prepare_next)
         self._stepped_at = time.perf_counter()
-        self._spent_s, self._guard.spent_s = hooks_s + self._stepped_at - started, 0.0
+        taken = None if since is None else self._stepped_at - since
+        self._guard("sampling", lambda: self._choose_next(taken))
+        self._spent_s, self._guard.spent_s = hooks_s + time.perf_counter() - started, 0.0
         return packet_id
 
     def remove(self) -> None:
@@ -111,11 +116,11 @@ class RunWatch:
     def _adopt(self, instruments: Instruments) -> None:
         """Use ``instruments`` from now on, and publish their blueprint where it is a new one."""
         self._instruments = instruments
-        instruments.sample_next(True)
+        self._sample_next(True)
         self.structure_source = instruments.structure.source
         blueprint = build_blueprint(
             instruments.structure,
-            self._model,
+            unwrapped(self._model),
             self._optimizer,
             run_id=self.run.run_id,
             issued_at=time.time_ns(),
@@ -130,10 +135,17 @@ class RunWatch:
             self._instruments.remove()
             self._instruments = None
             self._adopt(Instruments(self._model, self._optimizer, self._guard))
+            self._renewed = True  # this step's passes are over: the next one fills the new columns
 
-    def _prepare_next(self) -> None:
+    def _choose_next(self, taken_s: float | None) -> None:
+        due = self._interval.next_is_sampled(taken_s, self._sampled)
+        self._sample_next(due or self._renewed)
+        self._renewed = False
+
+    def _sample_next(self, wanted: bool) -> None:
+        self._sampled = wanted
         if self._instruments is not None:
-            self._instruments.sample_next(self.steps % self.run.sample_every == 0)
+            self._instruments.sample_next(wanted)
 
     def _measure(self, loss: torch.Tensor | float | None) -> StepTelemetry:
         """Return the step's telemetry; where measuring fails, at least the loss, for the step must not be lost."""

@@ -14,7 +14,7 @@ class RecordingPublisher:
     def __init__(self):
         self.sent = []
 
-    def publish(self, stream, message, *, keep_as=""):
+    def publish(self, stream, message, **_):
         self.sent.append((stream, message))
         return True
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from schemas.enums import GradientInstability
 from tamiyo_stream.upstream.tolaria.columns import classify
@@ -349,6 +350,52 @@ def test_evaluation_passes_are_not_observed():
     probe.step(loss=1.0)
 
     assert publisher.states[0].layers.data_flow_volume[0] == 3 * 16 * 4
+
+
+def test_of_several_micro_batches_the_first_is_observed():
+    model = eval_mlp()
+    probe, publisher = attached(model)
+    for size in (2, 5, 7):
+        squares(model, torch.ones(size, 8)).backward()
+    probe.step(loss=1.0)
+
+    assert publisher.states[0].layers.data_flow_volume[0] == 2 * 16 * 4
+
+
+def test_functions_inside_a_leaf_are_no_activations_of_the_graph():
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(8))
+
+        def forward(self, x):
+            return torch.relu(x - 100.0) * self.scale
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = Gate()
+            self.last = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return torch.relu(self.last(self.gate(x)) + 100.0)
+
+    [state] = train(Outer(), squares)
+    assert state.activations.saturation_rate.tolist() == [0.0]
+
+
+def test_a_checkpointed_forward_is_observed_once():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.Linear(8, 8)
+            self.last = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.last(checkpoint(self.cell, x, use_reentrant=False))
+
+    [state] = train(Checkpointed(), squares)
+    assert state.layers.data_flow_volume.tolist() == [3 * 8 * 4, 3 * 8 * 4]
 
 
 def test_a_learned_tensor_is_measured_as_a_layer():

@@ -179,6 +179,7 @@ def test_a_model_that_grows_gets_a_new_blueprint_and_loses_no_step():
     assert versions == [old.blueprint_version] * 2 + [new.blueprint_version] * 2
     assert [len(state.layers.gradient_norm) for state in publisher.states] == [3, 3, 4, 4]
     assert np.isfinite(publisher.states[2].layers.gradient_norm).all()
+    assert np.isfinite(publisher.states[3].layers.latency_ms).all()
     assert not probe.statistics().errors
 
 
@@ -233,7 +234,7 @@ def test_settings_that_cannot_work_turn_the_probe_off(settings, reason):
 class Broken:
     """A publisher that fails at everything but the blueprint."""
 
-    def publish(self, stream, message, *, keep_as=""):
+    def publish(self, stream, *_, **__):
         if stream is Stream.STATE:
             raise RuntimeError("broken publisher")
         return True

@@ -1,4 +1,4 @@
-"""The probe against a real Redis that is away, refuses it, or dies and comes back: training goes on, nothing is lost."""
+"""The probe and a real Redis that is away, refuses it, or dies: training goes on, nothing is lost."""
 
 from __future__ import annotations
 

@@ -76,6 +76,10 @@ class Settings(BaseSettings):
 
     # Inference
     device: Annotated[str, Field(description="auto, cpu or cuda[:n]")] = "auto"
+    executor: Annotated[
+        Literal["plan", "reference"],
+        Field(description="plan: cached execution plans (CPU); reference: plain network"),
+    ] = "plan"
     threads: Annotated[int, Field(ge=1, le=256, description="CPU threads of the network")] = 1
     model_seed: Annotated[int, Field(ge=0, description="Initialisation of the network")] = 0
     batch_graphs: Annotated[int, Field(ge=1, description="Graphs per batch")] = 16

@@ -8,17 +8,23 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tamiyo_stream.graph.structures import FloatArray, StepGraph
 from tamiyo_stream.inference.collate import Batch, collate
 from tamiyo_stream.inference.device import resolve_device
+from tamiyo_stream.inference.executor import PlanExecutor
 from tamiyo_stream.inference.output import NetworkOutput
+from tamiyo_stream.inference.plan import ExecutionPlan, build_plan
 from tamiyo_stream.inference.synthetic import synthetic_graph
 from tamiyo_stream.model.network import TamiyoGNN
 
+#: Combinations of structures whose plans are kept: runs times the batches they meet in.
+MAX_PLANS = 256
 #: Batches of the warm-up: one graph, as most steps are, and a few together.
 _WARM_UP_BATCHES = (1, 4)
 #: Outputs that are normalised to sum 1 per graph.
@@ -49,6 +55,8 @@ class InferenceEngine:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
         threads: CPU threads of an operation, set on the calling thread. One by default: a training process usually
             owns the other cores, and a second thread that waits for a busy core is slower than none.
+        executor: ``plan`` evaluates along cached execution plans on the CPU, ``reference`` the plain network;
+            on CUDA it is always the network.
 
     Raises:
         DeviceUnavailable: the device does not exist.
@@ -62,12 +70,16 @@ class InferenceEngine:
         policy_digest: str,
         device: str = "cpu",
         threads: int = 1,
+        executor: Literal["plan", "reference"] = "plan",
     ) -> None:
         self.policy_version = policy_version
         self.policy_digest = policy_digest
         self.device = resolve_device(device)
         self._threads = threads
         self._network = network.to(self.device).eval()
+        fused = executor == "plan" and self.device.type == "cpu"
+        self._executor = PlanExecutor(self._network) if fused else None
+        self._plans: dict[tuple[str, ...], ExecutionPlan] = {}
         self._modules = tuple(network.modules())  # looked through at every call: eval() itself takes milliseconds
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
@@ -84,7 +96,7 @@ class InferenceEngine:
         """
         started = time.perf_counter()
         batch = collate(graphs)
-        shares = list(batch.split(self._forward(batch)))
+        shares = list(batch.split(self._forward(batch, self._plan_of(graphs, batch))))
         for graph, share in zip(graphs, shares, strict=True):
             _require_finite(graph.run_id, share)
         latency_ms = (time.perf_counter() - started) * 1000
@@ -101,22 +113,42 @@ class InferenceEngine:
             self.infer([synthetic_graph(seed=number, run_id="warm-up") for number in range(size)])
         return (time.perf_counter() - started) * 1000
 
-    def _forward(self, batch: Batch) -> dict[str, FloatArray]:
+    def _plan_of(self, graphs: Sequence[StepGraph], batch: Batch) -> ExecutionPlan | None:
+        """Return the plan of this combination of structures, from the cache where it was seen before."""
+        if self._executor is None:
+            return None
+        key = tuple(graph.topology.structure_hash for graph in graphs)
+        plan = self._plans.pop(key, None)
+        if plan is None:
+            counts = {name: len(rows) for name, rows in batch.x_dict.items()}
+            plan = build_plan(batch.edge_index_dict, counts, self._network.config.attention_heads)
+        self._plans[key] = plan  # now the newest
+        while len(self._plans) > MAX_PLANS:
+            del self._plans[next(iter(self._plans))]
+        return plan
+
+    def _forward(self, batch: Batch, plan: ExecutionPlan | None) -> dict[str, FloatArray]:
         if torch.get_num_threads() != self._threads:  # a setting of the calling thread
             torch.set_num_threads(self._threads)
         if any(module.training for module in self._modules):  # dropout must never be live here
             self._network.eval()
         with torch.inference_mode(), self._precision():
-            moved = batch.to(self.device)
-            outputs = self._network(
-                moved.x_dict,
-                moved.edge_index_dict,
-                moved.edge_attr_dict,
-                moved.batch,
-                moved.batch_size,
-                with_attention=True,
+            outputs = (
+                self._reference(batch) if self._executor is None or plan is None else self._executor(batch, plan)
             )
             return {name: value.float().cpu().numpy() for name, value in outputs.items()}
+
+    def _reference(self, batch: Batch) -> Mapping[str, Tensor]:
+        moved = batch.to(self.device)
+        outputs: Mapping[str, Tensor] = self._network(
+            moved.x_dict,
+            moved.edge_index_dict,
+            moved.edge_attr_dict,
+            moved.batch,
+            moved.batch_size,
+            with_attention=True,
+        )
+        return outputs
 
     def _precision(self) -> AbstractContextManager[None]:
         if self.device.type == "cuda":

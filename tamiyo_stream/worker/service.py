@@ -190,4 +190,5 @@ def build_engine(settings: Settings) -> InferenceEngine:
         policy_digest=state_digest(network),
         device=settings.device,
         threads=settings.threads,
+        executor=settings.executor,
     )

@@ -16,7 +16,7 @@ from tests.model.samples import evaluate, random_step_graph, with_edges
 
 
 def engine_of(network: TamiyoGNN) -> InferenceEngine:
-    return InferenceEngine(network, policy_version="v3", policy_digest="abc")
+    return InferenceEngine(network, policy_version="v3", policy_digest="abc", executor="reference")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -51,7 +52,9 @@ def with_edges(graph: StepGraph, edges: dict[EdgeType, list[tuple[int, int]]]) -
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         kept[edge_type] = RelationEdges(pairs[:, 0].copy(), pairs[:, 1].copy(), indptr)
         attributes[edge_type] = np.ones((len(pairs), graph.edge_attr_dict[edge_type].shape[1]), np.float32)
-    return replace(graph, topology=replace(topology, edges=kept), edge_attr_dict=attributes)
+    structure_hash = hashlib.sha256(f"{topology.structure_hash} {sorted(edges.items())}".encode()).hexdigest()
+    changed = replace(topology, edges=kept, structure_hash=structure_hash)
+    return replace(graph, topology=changed, edge_attr_dict=attributes)
 
 
 def evaluate(network: TamiyoGNN, *graphs: StepGraph, with_attention: bool = False) -> NetworkOutputs:

@@ -202,7 +202,7 @@ class ForwardObserver:
 @torch.no_grad()
 def _take_input(sample: ActivationSample, value: torch.Tensor) -> None:
     """Keep evenly spaced elements of an activation's input: a copy, for the activation may work in place."""
-    sample.inputs.append(_spaced(value))
+    sample.inputs.append(_spaced(value).clone())
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import nn
 
 from schemas.catalogue import MESSAGES, Stream
 from schemas.codec import decode_payload, encode_payload
+from tamiyo_stream.upstream.tolaria.instruments import Instruments
 from tamiyo_stream.upstream.tolaria.probe import TolariaProbe
 from tests.upstream.host_models import CharTransformer, DataDependent, Learned, Mlp, ResidualCnn, encoder
 from tests.upstream.tolaria.recording import RecordingPublisher, attached
@@ -268,11 +269,11 @@ def test_an_error_in_the_users_forward_stays_the_users():
     probe, publisher = attached(model)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         model(torch.ones(2, 3))
+    assert not torch.overrides._get_current_function_mode_stack()
     model(torch.ones(2, 8)).sum().backward()
     probe.step(loss=1.0)
 
     assert len(publisher.states) == 1
-    assert len(torch.overrides._get_current_function_mode_stack()) == 0
 
 
 def test_an_observed_model_can_be_copied_and_saved():
@@ -297,6 +298,33 @@ def test_a_wrapped_model_is_seen_through():
 
     assert publisher.blueprints[0].graph.layers.layer_id == ["first", "second", "last"]
     assert probe.statistics().structure_source == "fx"
+
+
+def test_a_compiled_model_is_seen_through_and_never_hooked():
+    model = Mlp()
+    compiled = torch.compile(model, backend="eager")
+    probe, publisher = attached(compiled, torch.optim.SGD(model.parameters(), lr=0.1))
+    hooked = [module for module in compiled.modules() if module._forward_hooks]
+    model(torch.ones(2, 8)).sum().backward()
+    probe.step(loss=1.0)
+
+    assert not hooked  # hooks that come and go would have it compiled anew each time
+    assert publisher.blueprints[0].graph.layers.layer_id == ["first", "second", "last"]
+    assert np.isfinite(publisher.states[0].layers.gradient_norm).all()
+    assert np.isnan(publisher.states[0].layers.latency_ms).all()
+
+
+def test_a_step_whose_measurement_fails_is_published_with_its_loss(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("broken instrument")
+
+    monkeypatch.setattr(Instruments, "measure", fail)
+    probe, publisher = attached(Mlp())
+    probe.step(loss=torch.tensor(2.5))
+
+    [state] = publisher.states
+    assert (state.training_loss, state.layers) == (2.5, None)
+    assert probe.statistics().errors == {"measuring": 1}
 
 
 def test_two_probes_watch_two_models_at_once():

@@ -286,15 +286,49 @@ def test_tracing_leaves_attributes_buffers_and_random_state_as_they_were():
 
 
 def test_tracing_does_not_run_the_users_hooks_and_leaves_them_removable():
-    model, seen = Mlp(), []
-    handles = [module.register_forward_hook(lambda *args: seen.append(args)) for module in (model, model.first)]
+    model, seen = ResidualCnn(), []
+    handles = [module.register_forward_hook(lambda *args: seen.append(args)) for module in model.modules()]
     derive_structure(model)
 
     assert not seen
     for handle in handles:
         handle.remove()
-    model(torch.ones(2, 8))
+    model(torch.ones(1, 1, 4, 4))
     assert not seen
+
+
+def test_a_layer_called_in_a_fixed_loop_is_one_node_without_an_edge_to_itself():
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.Linear(4, 4)
+            self.last = nn.Linear(4, 1)
+
+        def forward(self, x):
+            for _ in range(3):
+                x = torch.tanh(self.cell(x))
+            return self.last(x)
+
+    structure = derive_structure(Loop())
+
+    assert names(structure) == ["cell", "last"]
+    assert connections(structure) == {("cell", "last")}
+    assert influences(structure) >= {("tanh", "cell"), ("tanh_2", "last")}
+
+
+def test_a_buffer_cut_to_a_traced_size_is_no_obstacle_and_no_layer():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(4, 4)
+            self.register_buffer("mask", torch.ones(16))
+
+        def forward(self, x):
+            return self.first(x) * self.mask[: x.shape[1]]
+
+    structure = derive_structure(Masked())
+
+    assert (structure.source, names(structure)) == ("fx", ["first"])
 
 
 def test_equal_models_have_equal_structures():

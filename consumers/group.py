@@ -102,17 +102,26 @@ class ConsumerGroup:
         return GroupStatistics(**self._counts)
 
     async def _create_groups(self) -> None:
-        # Where a group vanished, start behind what was read last: Redis came back empty, or somebody deleted it.
         for key in self._streams:
+            start = await self._position_in(key)
             try:
-                await self._client.xgroup_create(
-                    key, self._options.group, id=self._positions.get(key, FIRST_ID), mkstream=True
-                )
+                await self._client.xgroup_create(key, self._options.group, id=start, mkstream=True)
             except ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
             else:
                 self._counts["groups_healed"] += key in self._positions
+
+    async def _position_in(self, key: str) -> str:
+        """Return where a group that vanished goes on: behind what was read last, where that is still there.
+
+        Where it is not, Redis came back empty (its ids may even start lower, after a clock step) or everything up
+        to it was trimmed: either way all that the stream holds is new.
+        """
+        position = self._positions.get(key)
+        if position is None or not await self._client.xrange(key, position, position, count=1):
+            return FIRST_ID
+        return position
 
     async def _own_pending(self) -> list[Delivery]:
         """Return what this consumer was given and never acknowledged; nothing once all of it was seen."""

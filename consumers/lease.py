@@ -1,12 +1,14 @@
 """The lease of a partition: at any time one worker decides for its runs (design §10).
 
-Two keys: the *lease* holds the owner's name and expires unless renewed; the *fence* counts owners and never
-expires. A commit checks the fence inside its transaction, so a worker that lost its lease without noticing cannot
-publish. The fence changes only when the owner changes, therefore renewing never disturbs a commit.
+Two keys: the *lease* holds the owner's name and expires unless renewed; the *fence* holds the token of the
+newest owner and never expires. A commit checks the fence inside its transaction, so a worker that lost its lease
+without noticing cannot publish. The fence changes only when the owner changes, therefore renewing never disturbs a
+commit. Tokens are random: after a Redis that came back empty, a counter would hand out old ones again.
 """
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,7 +21,7 @@ class Fence:
     """Proof of ownership: ``key`` held ``token`` when the lease was taken."""
 
     key: str
-    token: int
+    token: str
 
 
 class PartitionLease:
@@ -45,7 +47,9 @@ class PartitionLease:
         taken = await self._client.set(self._lease_key, self._owner, nx=True, px=self._ttl_ms)
         if not taken and await self._client.get(self._lease_key) != self._owner:
             return None
-        return Fence(self._fence_key, int(await self._client.incr(self._fence_key)))
+        token = uuid.uuid4().hex
+        await self._client.set(self._fence_key, token)
+        return Fence(self._fence_key, token)
 
     async def renew(self) -> bool:
         """Prolong the lease; False where it was lost."""

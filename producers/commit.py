@@ -64,7 +64,7 @@ class Commit:
     state: SavedState | None = None
     acknowledgements: Sequence[Acknowledgement] = ()
     fence_key: str = ""
-    fence_token: int = 0
+    fence_token: str = ""
     once_key: str = ""
     once_ttl_s: int = 86_400
 
@@ -105,7 +105,7 @@ class Committer:
         watched = [key for key in (commit.fence_key, commit.once_key) if key]
         if watched:
             await pipe.watch(*watched)
-        if commit.fence_key and int(await pipe.get(commit.fence_key) or 0) != commit.fence_token:
+        if commit.fence_key and await pipe.get(commit.fence_key) != commit.fence_token.encode():
             raise FenceLost(f"{commit.fence_key} is no longer {commit.fence_token}; another worker took over")
         if commit.once_key and await pipe.exists(commit.once_key):
             return True

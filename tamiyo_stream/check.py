@@ -106,15 +106,18 @@ def _streams(settings: Settings, client: redis.Redis) -> Iterator[Finding]:
     for stream in Stream:
         partitions = range(settings.partitions) if stream in ORDERED else range(1)
         for key in (settings.key(stream, number) for number in partitions):
-            kind = client.type(key)
-            if kind not in {b"stream", b"none"}:
-                yield Finding(
-                    key, f"is a {kind!r}", "another program uses this key; rename it in TAMIYO_STREAM_NAMES"
-                )
-            elif kind == b"none":
+            kind = _text(client.type(key))
+            if kind not in {"stream", "none"}:
+                fix = "another program uses this key; rename the stream in TAMIYO_STREAM_NAMES"
+                yield Finding(key, f"is a {kind}, not a stream", fix)
+            elif kind == "none":
                 yield Finding(key, "not there yet; it comes with its first entry")
             else:
                 yield Finding(key, _describe(client, key, settings.group if stream in ORDERED else ""))
+
+
+def _text(reply: bytes | str) -> str:
+    return reply.decode() if isinstance(reply, bytes) else reply
 
 
 def _describe(client: redis.Redis, key: str, group: str) -> str:

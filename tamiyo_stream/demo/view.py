@@ -96,7 +96,7 @@ class LiveView:
         return Panel(
             Group(
                 figures,
-                ProgressBar(total=self._steps, completed=progress.step),
+                _progress_row(self._steps, progress.step),
                 Text(f"loss  {sparkline(self._losses)}", style="cyan"),
                 decision_table(self._arrivals),
             ),
@@ -105,6 +105,12 @@ class LiveView:
 
     def _coverage(self) -> str:
         return self._arrivals[-1].command.annotations.get("feature_coverage", "–") if self._arrivals else "–"
+
+
+def _progress_row(steps: int, done: int) -> Table:
+    row = Table.grid(expand=True)  # a bare bar ends without a line break and swallows what follows
+    row.add_row(ProgressBar(total=steps, completed=done))
+    return row
 
 
 def decision_table(arrivals: Iterable[Arrival]) -> Table:

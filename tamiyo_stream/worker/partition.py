@@ -69,7 +69,7 @@ class Partition:
         self._mailboxes: dict[str, _Mailbox] = {}
         self._in_flight: set[tuple[str, str]] = set()
         self._settled = anyio.Event()
-        self._fence = Fence("", 0)
+        self._fence = Fence("", "")
 
     async def serve(self, stop: anyio.Event) -> None:
         """Serve whenever the lease can be had, until ``stop`` is set; drain and give it back before returning."""

@@ -28,14 +28,14 @@ def a_commit(entry_id: str, **changes) -> Commit:
         "state": SavedState("t:run:{0}:r", b"state", 600),
         "acknowledgements": [Acknowledgement("in", "g", (entry_id,))],
         "fence_key": FENCE,
-        "fence_token": 1,
+        "fence_token": "mine",
     }
     return Commit(**{**given, **changes})
 
 
 async def test_a_commit_publishes_saves_and_acknowledges(bus) -> None:
     entry_id = await claimed_entry(bus)
-    await bus.set(FENCE, 1)
+    await bus.set(FENCE, "mine")
     assert await Committer(bus).commit(a_commit(entry_id))
     assert [fields for _, fields in await bus.xrange("out")] == [{b"x": b"1"}]
     assert [fields for _, fields in await bus.xrange("more")] == [{b"y": b"2"}]
@@ -46,7 +46,7 @@ async def test_a_commit_publishes_saves_and_acknowledges(bus) -> None:
 
 async def test_a_worker_that_lost_its_fence_changes_nothing(bus) -> None:
     entry_id = await claimed_entry(bus)
-    await bus.set(FENCE, 2)
+    await bus.set(FENCE, "theirs")
     with pytest.raises(FenceLost):
         await Committer(bus).commit(a_commit(entry_id))
     assert await bus.exists("out", "more", "t:run:{0}:r") == 0
@@ -55,7 +55,7 @@ async def test_a_worker_that_lost_its_fence_changes_nothing(bus) -> None:
 
 async def test_a_retry_of_a_commit_whose_reply_was_lost_does_nothing(bus) -> None:
     entry_id = await claimed_entry(bus)
-    await bus.set(FENCE, 1)
+    await bus.set(FENCE, "mine")
     commit = a_commit(entry_id)
     assert await Committer(bus).commit(commit)
     assert not await Committer(bus).commit(commit)
@@ -64,13 +64,13 @@ async def test_a_retry_of_a_commit_whose_reply_was_lost_does_nothing(bus) -> Non
 
 async def test_the_fence_moving_between_check_and_exec_aborts_the_commit(bus, monkeypatch) -> None:
     entry_id = await claimed_entry(bus)
-    await bus.set(FENCE, 1)
+    await bus.set(FENCE, "mine")
     committer = Committer(bus)
     check = committer._happened
 
     async def check_then_lose_the_lease(pipe, commit):
         result = await check(pipe, commit)
-        await bus.incr(FENCE)
+        await bus.set(FENCE, "theirs")
         return result
 
     monkeypatch.setattr(committer, "_happened", check_then_lose_the_lease)

@@ -141,3 +141,37 @@ async def test_a_loss_that_is_not_finite_gets_a_pause_that_says_so(upstream, wor
     assert command.command_type is CommandType.PAUSE
     assert command.target_seed_id == ""
     assert command.annotations["risk_reason"] == "loss_not_finite"
+
+
+async def test_a_second_worker_takes_over_when_the_first_lets_go(upstream, worker) -> None:
+    async with worker(worker_id="w1") as stop, worker(worker_id="w2"):
+        await upstream.step(1)
+        await upstream.decided(1)
+        stop.set()  # whichever of the two holds the lease: the other one must serve
+        for step in (2, 3):
+            await upstream.step(step)
+            await upstream.decided(step)
+    assert [c.global_step for c in await upstream.commands()] == [1, 2, 3]
+
+
+async def test_a_worker_that_lost_its_lease_unnoticed_publishes_nothing_and_its_successor_decides(
+    upstream, worker
+) -> None:
+    async with worker():
+        await upstream.step(1)
+        await upstream.decided(1)
+        await upstream.bus.set("tamiyo:fence:{0}", "another worker's token")
+        await upstream.step(2)  # the commit fails, the lease is taken anew, the entry is decided then
+        await upstream.decided(2)
+    assert [c.global_step for c in await upstream.commands()] == [1, 2]
+    assert await upstream.pending() == 0
+
+
+async def test_a_redis_that_came_back_empty_is_served_again(upstream, worker) -> None:
+    async with worker():
+        await upstream.step(1)
+        await upstream.decided(1)
+        await upstream.bus.flushall()
+        await upstream.step(2)
+        await upstream.decided(1)
+    assert [c.global_step for c in await upstream.commands()] == [2]

@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import anyio
+import redis
 import structlog
+from redis import DriverInfo
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -25,6 +27,8 @@ CONNECT_TIMEOUT_S = 2.0
 ANSWER_MARGIN_S = 5.0
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 5.0
+
+_DRIVER = DriverInfo(name="redis-py", lib_version=redis.__version__)
 
 log = structlog.get_logger("tamiyo.bus")
 
@@ -55,6 +59,8 @@ def _options(settings: Settings) -> dict[str, Any]:
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 30,
         "client_name": f"tamiyo-{settings.worker_id}",
+        # Given here, or redis-py looks its own version up on disk for every connection, in the event loop.
+        "driver_info": _DRIVER,
     }
     if settings.redis_username:
         options["username"] = settings.redis_username

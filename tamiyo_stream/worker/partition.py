@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 import structlog
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from consumers.delivery import Delivery
@@ -150,8 +152,9 @@ class Partition:
                 await self._handle(run_id, mail)
             except FenceLost:
                 raise
-            except Exception as error:
-                log.exception("step_failed", run_id=run_id, entries=len(mail))
+            except Exception as error:  # noqa: BLE001 - a task's boundary: recorded below
+                # On a thread: formatting a traceback reads source files.
+                await to_thread.run_sync(partial(log.error, "step_failed", run_id=run_id, exc_info=error))
                 self._runs.pop(run_id, None)  # half-changed: the saved state is the truth
                 await self._refuse([item.delivery for item in mail], reason_of(error), repr(error))
         mailbox.busy = False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
 import pytest
+from anyio import to_thread
+from blockbuster import blockbuster_ctx
 from redis.asyncio import Redis
 
 from schemas.catalogue import Stream
@@ -23,6 +25,13 @@ from tamiyo_stream.worker.service import Stages, build_engine, serve
 
 PATIENCE_S = 30.0
 SECRET = "a secret of the tests"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_blocks_the_event_loop() -> Iterator[None]:
+    """Fail a test whose worker makes a blocking call in the event loop."""
+    with blockbuster_ctx(scanned_modules=["consumers", "producers", "tamiyo_stream"]):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +117,8 @@ def worker(settings: Settings, engine):
     @asynccontextmanager
     async def run(*, worker_id: str = "w1", engine=engine, **changes) -> AsyncIterator[anyio.Event]:
         mine = settings.model_copy(update={"worker_id": worker_id, **changes})
-        stages = Stages(Registries(mine.var_dir / "registries"), engine, open_client(mine), open_client(mine))
+        registries = await to_thread.run_sync(Registries, mine.var_dir / "registries")
+        stages = Stages(registries, engine, open_client(mine), open_client(mine))
         stop = anyio.Event()
         async with anyio.create_task_group() as group:
             group.start_soon(serve, mine, stages, stop)

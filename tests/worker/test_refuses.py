@@ -123,3 +123,24 @@ async def test_an_unwritable_var_directory_costs_no_decision(upstream, worker, t
     async with worker(var_dir=blocked / "var"):
         await upstream.step(1)
         await upstream.decided(1)
+
+
+async def test_a_redis_that_refuses_writes_is_waited_for_and_nothing_is_lost(upstream, worker) -> None:
+    async with worker():
+        await upstream.step(1)
+        await upstream.decided(1)
+        await upstream.step(2)
+        await upstream.bus.config_set("maxmemory", 1)  # as a full disk or memory: every write is refused
+        try:
+            await upstream.until(upstream.bus.ping, "Redis still answers reads")
+        finally:
+            await upstream.bus.config_set("maxmemory", 0)
+        await upstream.step(3)
+
+        async def settled() -> bool:
+            return await upstream.pending() == 0 and (await upstream.commands())[-1].global_step == 3
+
+        await upstream.until(settled, "all three steps are settled")
+    commands = await upstream.commands()
+    answered = [c.packet_id for c in commands] + [p for c in commands for p in c.superseded_packet_ids]
+    assert sorted(answered) == ["run-1", "run-2", "run-3"]

@@ -56,7 +56,7 @@ def check() -> None:
 
 @app.command()
 def demo(
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 150,
     headless: Annotated[bool, typer.Option("--headless", help="Plain lines instead of the live view.")] = False,
     json: JsonOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of model, data order and Tamiyo's network.")] = 5,

@@ -50,6 +50,7 @@ class PlainView:
                 f"step {progress.step}/{self._steps}  loss {progress.loss:.3f}  {progress.step_ms:.0f} ms/step  "
                 f"{decision}",
                 highlight=False,
+                soft_wrap=True,
             )
 
     def close(self) -> None:

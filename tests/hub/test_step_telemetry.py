@@ -1,0 +1,84 @@
+"""The telemetry of a step: the taxonomy's names, and nothing for what is not known."""
+
+from __future__ import annotations
+
+from schemas.enums import HealthStatus, MessagePriority, TelemetryLevel
+from tamiyo_stream.hub.step_telemetry import Refusal, StepMeasurements, step_packet
+
+
+def measured(**given) -> StepMeasurements:
+    values = {
+        "run_id": "r",
+        "packet_id": "p",
+        "global_step": 3,
+        "timestamp_ns": 5,
+        "policy_version": "tamiyo_gnn_v1",
+        "reason": "policy",
+    }
+    return StepMeasurements(**{**values, **given})
+
+
+def values_of(packet) -> dict[str, float]:
+    return {metric.name: metric.value for metric in packet.metrics}
+
+
+def test_known_figures_carry_the_names_of_the_taxonomy() -> None:
+    packet = step_packet(
+        measured(
+            validation_loss=1.0,
+            loss_delta=-0.5,
+            inference_ms=12.0,
+            value_estimate=0.25,
+            risk_index=2,
+            risk_score=0.5,
+            coverage_average=0.75,
+            coverage_types={"node.layer": 0.9},
+            counters={"decided": 7},
+        )
+    )
+    assert values_of(packet) == {
+        "tamiyo.validation_loss": 1.0,
+        "tamiyo.loss_delta": -0.5,
+        "tamiyo.inference.latency_ms": 12.0,
+        "tamiyo.gnn.inference.latency_ms": 12.0,
+        "tamiyo.policy.value_estimate": 0.25,
+        "tamiyo.policy.risk_index": 2.0,
+        "tamiyo.policy.risk_score": 0.5,
+        "tamiyo.gnn.feature_coverage": 0.75,
+        "tamiyo.gnn.feature_coverage.node.layer": 0.9,
+        "tamiyo.intake.decided_total": 7.0,
+    }
+    assert (packet.source_subsystem, packet.run_id, packet.packet_id, packet.timestamp) == ("tamiyo", "r", "p", 5)
+
+
+def test_nothing_is_sent_for_a_value_that_is_not_known_and_zero_is_a_value() -> None:
+    assert values_of(step_packet(measured())) == {}
+    assert values_of(step_packet(measured(loss_delta=0.0))) == {"tamiyo.loss_delta": 0.0}
+
+
+def test_an_ordinary_step_is_healthy_and_has_no_event() -> None:
+    packet = step_packet(measured())
+    assert packet.events == []
+    assert packet.system_health is not None
+    assert packet.system_health.status is HealthStatus.HEALTHY
+    assert packet.system_health.indicators["step_index"] == "3"
+    assert packet.system_health.indicators["policy_arch"] == "tamiyo_gnn_v1"
+    assert packet.priority is MessagePriority.NORMAL
+
+
+def test_refusals_problems_and_a_reason_become_warnings() -> None:
+    packet = step_packet(
+        measured(
+            reason="loss_not_finite",
+            refusals=[Refusal("p1", 1, "stale")],
+            problems=["layers.weight_norm has 3 elements, the blueprint has 4 layers"],
+        )
+    )
+    assert [event.description for event in packet.events] == ["state_stale", "degraded_inputs", "loss_not_finite"]
+    assert {event.level for event in packet.events} == {TelemetryLevel.WARNING}
+    assert len({event.event_id for event in packet.events}) == 3
+    assert packet.events[0].attributes == {"packet_id": "p1", "global_step": "1"}
+    assert "layers.weight_norm" in packet.events[1].attributes["detail"]
+    assert packet.system_health is not None
+    assert packet.system_health.status is HealthStatus.DEGRADED
+    assert packet.system_health.summary == "loss_not_finite"

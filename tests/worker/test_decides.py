@@ -8,8 +8,11 @@ import math
 import pytest
 
 from schemas.catalogue import Stream
+from schemas.entry import encode_entry
 from schemas.enums import CommandType, SeedLifecycleStage
 from schemas.kasmina import SeedExport, SeedState
+from schemas.partitions import partition_of
+from schemas.tolaria import SystemStatePacket
 from tamiyo_stream.policy.signature import verify_command
 from tamiyo_stream.runs.snapshot import decode_snapshot
 from tests.graph.samples import sample_blueprint
@@ -175,3 +178,17 @@ async def test_a_redis_that_came_back_empty_is_served_again(upstream, worker) ->
         await upstream.step(2)
         await upstream.decided(1)
     assert [c.global_step for c in await upstream.commands()] == [2]
+
+
+async def test_runs_of_every_partition_are_served(upstream, worker) -> None:
+    partitions = 3
+    run_ids = [f"run{number}" for number in range(8)]
+    assert {partition_of(run_id, partitions) for run_id in run_ids} == set(range(partitions))
+    split = upstream.settings.model_copy(update={"partitions": partitions})
+    for run_id in run_ids:
+        packet = SystemStatePacket(run_id=run_id, packet_id=f"{run_id}-1", global_step=1, timestamp_ns=1)
+        key = split.key(Stream.STATE, partition_of(run_id, partitions))
+        await upstream.bus.xadd(key, encode_entry(packet, split.keyring))
+    async with worker(partitions=partitions):
+        await upstream.decided(len(run_ids))
+    assert sorted(command.run_id for command in await upstream.commands()) == run_ids

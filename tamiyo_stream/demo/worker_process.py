@@ -95,6 +95,13 @@ class WorkerProcess:
             process.kill()
             return process.wait()
 
+    def kill(self) -> None:
+        """End the worker at once, as a crash would (SIGKILL)."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
     def log_tail(self, lines: int = 20) -> str:
         """Return the last ``lines`` of the log."""
         text = self._log_file.read_text(encoding="utf-8", errors="replace")

@@ -122,6 +122,8 @@ class EmbeddedRedis:
                     break
                 try:
                     client.ping()
+                except redis.AuthenticationError:
+                    return  # it answers; the password was our caller's wish
                 except redis.RedisError:
                     time.sleep(0.01)
                 else:
@@ -130,6 +132,8 @@ class EmbeddedRedis:
             client.close()
         log = (self.directory / "redis.log").read_text(encoding="utf-8", errors="replace").strip()
         self.stop(kill=True)
+        if self._scratch is not None:
+            self._scratch.cleanup()
         raise RedisServerUnavailable(
             f"redis-server did not answer on port {self.port} within {START_TIMEOUT_S:.0f} s: {log}"
         )

@@ -39,6 +39,7 @@ OSCILLATING_SPREAD = 1.0
 MIN_HISTORY = 8
 #: Sampled steps that make up the interval of `saturation_events`.
 SATURATION_INTERVAL = 16
+_NOT_RATIOS = ("gradient_contribution", "saturation_events")
 
 
 class LayerColumns:
@@ -49,8 +50,10 @@ class LayerColumns:
         size = layout.layers.count
         self._gradients = Ewma(size)
         self._update_frequency = np.full(size, np.nan)
-        self._weight_norm, self._loss_contribution = np.full(size, np.nan), np.full(size, np.nan)
-        self._latency_ms, self._volume = np.full(size, np.nan), np.full(size, np.nan)
+        unknown = np.full(size, np.nan)
+        # Kept as columns, for most steps send them again unchanged.
+        self._weight_norm, self._loss_contribution = Float32Column.of(unknown), Float32Column.of(unknown)
+        self._latency_ms, self._volume = Float16Column.of(unknown), Float32Column.of(unknown)
 
     def update(self, measured: UpdateMeasurement, observed: Observation | None) -> LayerTelemetry:
         """Take in one step and return its columns."""
@@ -60,20 +63,22 @@ class LayerColumns:
         self._count_updates(measured)
         if measured.weight_norm is not None:
             everything = np.ones(len(measured.weight_norm), dtype=np.bool_)
-            self._weight_norm = _norm(self._layers, measured.weight_norm, everything)
+            self._weight_norm = Float32Column.of(_norm(self._layers, measured.weight_norm, everything))
         if measured.loss_share is not None:
-            self._loss_contribution = np.abs(self._layers.sums(measured.loss_share, measured.has_gradient))
+            shares = self._layers.sums(measured.loss_share, measured.has_gradient)
+            self._loss_contribution = Float32Column.of(np.abs(shares))
         if observed is not None:
-            self._latency_ms, self._volume = observed.latency_ms, observed.volume
+            self._latency_ms = Float16Column.of(observed.latency_ms)
+            self._volume = Float32Column.of(observed.volume)
         return LayerTelemetry(
             gradient_norm=Float32Column.of(gradient_norm),
             gradient_variance=Float32Column.of(self._gradients.variance),
             gradient_instability=UInt8Column.of(instability),
-            weight_norm=Float32Column.of(self._weight_norm),
+            weight_norm=self._weight_norm,
             update_frequency=Float16Column.of(self._update_frequency),
-            latency_ms=Float16Column.of(self._latency_ms),
-            data_flow_volume=Float32Column.of(self._volume),
-            loss_contribution=Float32Column.of(self._loss_contribution),
+            latency_ms=self._latency_ms,
+            data_flow_volume=self._volume,
+            loss_contribution=self._loss_contribution,
         )
 
     def _count_updates(self, measured: UpdateMeasurement) -> None:
@@ -123,6 +128,7 @@ class ActivationColumns:
                 *("gradient_contribution", "nonlinearity_strength", "stability"),
             )
         }
+        self._telemetry = self._as_telemetry()
 
     def update(self, observed: Observation | None) -> ActivationTelemetry:
         """Take in a sampled step (None: not sampled) and return the columns."""
@@ -135,12 +141,15 @@ class ActivationColumns:
             self._measure_gradients(observed.activations)
             self._scale.update(scale)
             self._columns["stability"] = 1.0 - np.minimum(self._scale.relative_spread(), 1.0)
-        narrow = ("gradient_contribution", "saturation_events")
+            self._telemetry = self._as_telemetry()
+        return self._telemetry
+
+    def _as_telemetry(self) -> ActivationTelemetry:
         columns = {
-            name: (Float32Column if name in narrow else Float16Column).of(values)
+            name: (Float32Column if name in _NOT_RATIOS else Float16Column).of(values)
             for name, values in self._columns.items()
         }
-        return ActivationTelemetry(**columns)  # type: ignore[arg-type]  # the names above decide the column type
+        return ActivationTelemetry(**columns)  # type: ignore[arg-type]  # the names decide the column type
 
     def _measure(self, position: int, inputs: npt.NDArray[np.float32], outputs: npt.NDArray[np.float32]) -> None:
         kind, events, columns = self._kinds[position], self._events[position], self._columns

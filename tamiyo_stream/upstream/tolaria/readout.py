@@ -19,23 +19,24 @@ class Readout:
     """Collects zero-dimensional tensors by name; :meth:`read` returns their values."""
 
     def __init__(self) -> None:
-        self._scalars: dict[str, list[torch.Tensor]] = {}
+        self._vectors: dict[str, torch.Tensor] = {}
 
     def put(self, name: str, scalars: Sequence[torch.Tensor]) -> None:
         """Add ``scalars`` [()], which need no gradient, under ``name``, replacing what was there."""
-        self._scalars[name] = list(scalars)
+        if len({scalar.device for scalar in scalars}) > 1:  # a model spread over devices: each waits for its own
+            scalars = [scalar.cpu() for scalar in scalars]
+        self._vectors[name] = torch.stack(list(scalars)).to(torch.float32) if scalars else torch.empty(0)
 
     def read(self) -> dict[str, FloatArray]:
-        """Return the values by name, each [number put], and forget the tensors. One copy per device and dtype."""
-        flat = [scalar for scalars in self._scalars.values() for scalar in scalars]
-        values = np.empty(len(flat))
-        by_kind: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-        for position, scalar in enumerate(flat):
-            by_kind.setdefault((scalar.device, scalar.dtype), []).append(position)
-        for positions in by_kind.values():
-            stacked = torch.stack([flat[position] for position in positions])
-            values[positions] = stacked.to(torch.float32).cpu().numpy()
-        ends = np.cumsum([len(scalars) for scalars in self._scalars.values()])
-        parts = np.split(values, ends[:-1]) if len(ends) else []
-        names, self._scalars = list(self._scalars), {}
-        return dict(zip(names, parts, strict=True))
+        """Return the values by name, each [number put], and forget the tensors. One copy per device."""
+        by_device: dict[torch.device, list[str]] = {}
+        for name, vector in self._vectors.items():
+            by_device.setdefault(vector.device, []).append(name)
+        values: dict[str, FloatArray] = {}
+        for names in by_device.values():
+            vectors = [self._vectors[name] for name in names]
+            flat = torch.cat(vectors).cpu().numpy().astype(np.float64)
+            ends = np.cumsum([vector.numel() for vector in vectors])
+            values |= zip(names, np.split(flat, ends[:-1]), strict=True)
+        self._vectors = {}
+        return values

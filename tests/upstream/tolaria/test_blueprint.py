@@ -11,7 +11,7 @@ from schemas.codec import decode_payload, encode_payload
 from schemas.enums import BlueprintKind
 from tamiyo_stream.upstream.tolaria.blueprint import build_blueprint
 from tamiyo_stream.upstream.tolaria.tracing import derive_structure
-from tests.upstream.host_models import CharTransformer, Mlp, ResidualCnn
+from tests.upstream.tolaria.host_models import CharTransformer, Mlp, ResidualCnn
 
 
 def blueprint_of(model, optimizer=None, run_id="run", issued_at=1):

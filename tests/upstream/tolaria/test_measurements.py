@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from schemas.enums import GradientInstability
 from tamiyo_stream.upstream.tolaria.columns import classify
 from tamiyo_stream.upstream.tolaria.ewma import Ewma
-from tests.upstream.host_models import CharTransformer, DataDependent, Learned, Mlp, ResidualCnn
+from tests.upstream.tolaria.host_models import CharTransformer, DataDependent, Learned, Mlp, ResidualCnn
 from tests.upstream.tolaria.recording import attached, train
 
 X = torch.linspace(-2.0, 2.0, 24).reshape(3, 8)

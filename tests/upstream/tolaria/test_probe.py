@@ -16,7 +16,7 @@ from schemas.catalogue import MESSAGES, Stream
 from schemas.codec import decode_payload, encode_payload
 from tamiyo_stream.upstream.tolaria.instruments import Instruments
 from tamiyo_stream.upstream.tolaria.probe import TolariaProbe
-from tests.upstream.host_models import CharTransformer, DataDependent, Learned, Mlp, ResidualCnn, encoder
+from tests.upstream.tolaria.host_models import CharTransformer, DataDependent, Learned, Mlp, ResidualCnn, encoder
 from tests.upstream.tolaria.recording import RecordingPublisher, attached
 
 TOKENS = torch.arange(20).reshape(2, 10)

@@ -13,7 +13,7 @@ from schemas.entry import decode_entry
 from schemas.signing import Keyring
 from tamiyo_stream.upstream.embedded_redis import EmbeddedRedis, free_port
 from tamiyo_stream.upstream.tolaria.probe import TolariaProbe
-from tests.upstream.host_models import Mlp
+from tests.upstream.tolaria.host_models import Mlp
 from tests.upstream.waiting import wait_until
 
 KEYRING = Keyring({"k1": b"secret"})

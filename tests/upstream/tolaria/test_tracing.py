@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from tamiyo_stream.upstream.tolaria.structure import ModelWithoutParameters
 from tamiyo_stream.upstream.tolaria.tracing import derive_structure
-from tests.upstream.host_models import (
+from tests.upstream.tolaria.host_models import (
     CharTransformer,
     DataDependent,
     Learned,

@@ -12,7 +12,7 @@ from torch.nn import functional
 from schemas.codec import encode_payload
 from tamiyo_stream.upstream.tolaria.blueprint import build_blueprint
 from tamiyo_stream.upstream.tolaria.tracing import derive_structure
-from tests.upstream import host_models
+from tests.upstream.tolaria import host_models
 
 
 def blueprint_of(model, optimizer=None):

@@ -12,7 +12,7 @@ from torch import nn
 from schemas.enums import GradientInstability
 from schemas.tolaria import SystemStatePacket
 from tamiyo_stream.upstream.tolaria.probe import TolariaProbe
-from tests.upstream import host_models
+from tests.upstream.tolaria import host_models
 
 
 class Probed:

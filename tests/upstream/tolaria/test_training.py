@@ -18,7 +18,7 @@ from schemas.entry import decode_entry
 from schemas.signing import Keyring
 from tamiyo_stream.upstream.embedded_redis import free_port
 from tamiyo_stream.upstream.tolaria.probe import TolariaProbe
-from tests.upstream import host_models
+from tests.upstream.tolaria import host_models
 from tests.upstream.waiting import wait_until
 
 HOSTS = {

@@ -26,9 +26,11 @@ def test_it_listens_on_loopback_only(server):
 
 
 def test_a_server_with_a_password_is_ready_when_it_asks_for_it():
-    with EmbeddedRedis("--requirepass", "secret") as server:
-        with redis.Redis.from_url(server.url, password="secret") as client:
-            assert client.ping()
+    with (
+        EmbeddedRedis("--requirepass", "secret") as server,
+        redis.Redis.from_url(server.url, password="secret") as client,
+    ):
+        assert client.ping()
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing(tmp_path):

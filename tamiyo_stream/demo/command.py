@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import secrets
 import signal
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import redis
 import torch
@@ -51,15 +52,15 @@ def run_demo(options: DemoOptions) -> int:
     to_stdout = options.json_file is not None and str(options.json_file) == "-"
     console = Console(stderr=to_stdout)
     try:
-        with _termination_as_interrupt():
+        with _termination_as_interrupt(), _report_file(options.json_file) as file:
             report = _demonstrate(options, console)
+            file.write(json.dumps(report, indent=2) + "\n")
     except KeyboardInterrupt:
         console.print("\nstopped; worker and Redis are down")
         return EXIT_INTERRUPTED
     except (WorkerFailed, RedisServerUnavailable, OSError) as error:
         console.print(f"[red]the demo cannot run:[/] {error}", soft_wrap=True)
         return EXIT_UNUSABLE
-    _write_report(report, options.json_file)
     return 0 if report["missing"] == 0 and report["duplicates"] == 0 else EXIT_FAILED
 
 
@@ -168,14 +169,17 @@ def _ms(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f}"
 
 
-def _write_report(report: dict[str, Any], target: Path | None) -> None:
+@contextmanager
+def _report_file(target: Path | None) -> Iterator[TextIO]:
+    """Open where the report goes before anything is started: no run may end in a path that cannot be written."""
     if target is None:
-        return
-    text = json.dumps(report, indent=2) + "\n"
-    if str(target) == "-":
-        sys.stdout.write(text)
+        with io.StringIO() as nowhere:
+            yield nowhere
+    elif str(target) == "-":
+        yield sys.stdout
     else:
-        target.write_text(text, encoding="utf-8")
+        with target.open("w", encoding="utf-8") as file:
+            yield file
 
 
 @contextmanager

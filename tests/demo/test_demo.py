@@ -70,3 +70,14 @@ def test_interrupting_leaves_no_process_behind(tmp_path, number) -> None:
         process.wait()
     assert our_processes() - before == set()
     assert "Traceback" not in log.read_text()
+
+
+def test_a_report_that_cannot_be_written_stops_the_demo_before_it_starts(tmp_path) -> None:
+    target = tmp_path / "missing" / "out.json"
+    done = subprocess.run(
+        demo_command("--headless", "--json", str(target)), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "cannot run" in done.stdout
+    assert "out.json" in done.stdout.replace("\n", "")
+    assert "starting" not in done.stdout

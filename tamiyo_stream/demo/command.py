@@ -184,13 +184,14 @@ def _report_file(target: Path | None) -> Iterator[TextIO]:
 
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C: either way the worker and Redis are stopped before we end."""
+    """Treat SIGTERM and a closed terminal as Ctrl-C: the worker and Redis are stopped before we end."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -17,17 +17,21 @@ def demo_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "tamiyo_stream", "demo", *arguments]
 
 
-def our_processes() -> set[int]:
-    """Ids of all processes that are a worker or a Redis server."""
-    found = set()
-    for command_line in Path("/proc").glob("[0-9]*/cmdline"):
+def children_of(parent: int) -> dict[int, str]:
+    """Return the living child processes of ``parent``: id -> name."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            line = command_line.read_bytes()
+            number, name, state, owner, *_ = stat.read_text().replace("(", "").replace(")", "").split()
         except OSError:  # it ended while we looked
             continue
-        if b"tamiyo_stream\0run" in line or b"redis-server" in line:
-            found.add(int(command_line.parent.name))
+        if owner == str(parent) and state != "Z":
+            found[int(number)] = name
     return found
+
+
+def is_alive(number: int) -> bool:
+    return Path(f"/proc/{number}").exists()
 
 
 @pytest.mark.timeout(240)
@@ -55,20 +59,21 @@ def test_every_published_step_is_answered_exactly_once(tmp_path) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupting_leaves_no_process_behind(tmp_path, number) -> None:
-    before = our_processes()
     log = tmp_path / "log"
     with log.open("wb") as sink:
         process = subprocess.Popen(demo_command("--steps", "100000", "--headless"), stdout=sink, stderr=sink)
     try:
         wait_until(lambda: "step 1/" in log.read_text(), "the run has begun", timeout_s=90)
+        children = children_of(process.pid)
+        assert {"redis-server", "python"} <= set(children.values())
         process.send_signal(number)
         assert process.wait(30) == 130
     finally:
         process.kill()
         process.wait()
-    assert our_processes() - before == set()
+    assert [child for child in children if is_alive(child)] == []
     assert "Traceback" not in log.read_text()
 
 

@@ -97,6 +97,15 @@ class ConsumerGroup:
         """
         self._own_cursor = dict.fromkeys(self._streams, FIRST_ID)
 
+    async def times_delivered(self, key: str, entry_id: str) -> int:
+        """Return how often a pending entry was handed out, to whomever; 0 where it is not pending.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        found: Any = await self._client.xpending_range(key, self._options.group, entry_id, entry_id, 1)
+        return int(found[0]["times_delivered"]) if found else 0
+
     def statistics(self) -> GroupStatistics:
         """Return the counts so far."""
         return GroupStatistics(**self._counts)

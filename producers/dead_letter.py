@@ -12,13 +12,17 @@ MAX_DETAIL_BYTES = 1024
 
 
 def dead_letter_fields(
-    original: Mapping[bytes, bytes], *, reason: str, detail: str, stream: str, entry_id: str
+    original: Mapping[bytes, bytes], *, reason: str, detail: str, stream: str, entry_id: str, deliveries: int
 ) -> EntryFields:
-    """Return the fields of the dead-letter entry for ``original``: its own fields, then why, whence and which."""
+    """Return the fields of the dead-letter entry for ``original``.
+
+    Its own fields, then why, from which stream, which entry, and how often it had been delivered.
+    """
     return {
         **original,
         PREFIX + b"reason": reason.encode(),
         PREFIX + b"detail": detail.encode()[:MAX_DETAIL_BYTES],
         PREFIX + b"stream": stream.encode(),
         PREFIX + b"entry_id": entry_id.encode(),
+        PREFIX + b"deliveries": str(deliveries).encode(),
     }

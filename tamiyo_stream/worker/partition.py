@@ -192,7 +192,11 @@ class Partition:
         return Output(self._settings.key(stream), fields, maxlen)
 
     async def _refuse(self, deliveries: Sequence[Delivery], reason: str, detail: str) -> None:
-        outputs = [dead_letter(item, self._settings, reason=reason, detail=detail) for item in deliveries]
+        outputs = []
+        for item in deliveries:
+            asked = partial(self._group.times_delivered, item.key, item.entry_id)
+            count = await through_outages("count deliveries", asked)
+            outputs.append(dead_letter(item, self._settings, reason=reason, detail=detail, deliveries=count))
         await self._commit(deliveries, outputs, None)
 
     async def _commit(

@@ -21,11 +21,18 @@ TRIMMED = "trimmed_while_pending"
 log = structlog.get_logger("tamiyo.intake")
 
 
-def dead_letter(delivery: Delivery, settings: Settings, *, reason: str, detail: str) -> Output:
-    """Return the dead-letter entry for ``delivery`` and say so in the log."""
+def dead_letter(
+    delivery: Delivery, settings: Settings, *, reason: str, detail: str, deliveries: int = 1
+) -> Output:
+    """Return the dead-letter entry for ``delivery``, handed out ``deliveries`` times, and say so in the log."""
     log.warning("entry_refused", stream=delivery.key, entry_id=delivery.entry_id, reason=reason, detail=detail)
     fields = dead_letter_fields(
-        delivery.fields, reason=reason, detail=detail, stream=delivery.key, entry_id=delivery.entry_id
+        delivery.fields,
+        reason=reason,
+        detail=detail,
+        stream=delivery.key,
+        entry_id=delivery.entry_id,
+        deliveries=deliveries,
     )
     return Output(settings.key(Stream.DEAD_LETTER), fields, settings.dead_letter_maxlen)
 

@@ -124,3 +124,14 @@ async def test_a_pending_entry_that_was_trimmed_arrives_without_fields(redis_url
         await bus.xtrim(KEY, maxlen=0)
         found = await claim_until_found(reader(bus, clock, min_idle_ms=60_000))
         assert [delivery.fields for delivery in found] == [{}]
+
+
+async def test_deliveries_of_a_pending_entry_are_counted(bus, clock) -> None:
+    (entry_id,) = await publish(bus, b"1")
+    group = reader(bus, clock)
+    assert await claim_until_found(group)
+    assert await group.times_delivered(KEY, entry_id) == 1
+    await bus.xclaim(KEY, "g", "b", 0, [entry_id])
+    assert await group.times_delivered(KEY, entry_id) == 2
+    await bus.xack(KEY, "g", entry_id)
+    assert await group.times_delivered(KEY, entry_id) == 0

@@ -47,6 +47,7 @@ async def test_a_bad_entry_goes_whole_to_the_dead_letter_and_the_next_step_is_de
     assert letter[b"dead_letter_reason"] == reason.encode()
     assert letter[b"dead_letter_entry_id"] == entry_id
     assert letter[b"dead_letter_stream"] == b"oona.tolaria.state"
+    assert letter[b"dead_letter_deliveries"] == b"1"
     assert {name: letter[name] for name in bad} == bad
     assert await upstream.pending() == 0
 

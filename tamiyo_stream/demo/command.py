@@ -23,7 +23,7 @@ from rich.table import Table
 
 from schemas.signing import Keyring
 from tamiyo_stream.demo.audit import Audit, audit
-from tamiyo_stream.demo.training import Progress, TrainingRun
+from tamiyo_stream.demo.training import TrainingRun
 from tamiyo_stream.demo.view import LiveView, PlainView, View
 from tamiyo_stream.demo.worker_process import WorkerFailed, WorkerProcess
 from tamiyo_stream.upstream.embedded_redis import EmbeddedRedis, RedisServerUnavailable
@@ -48,7 +48,7 @@ class DemoOptions:
 
 
 def run_demo(options: DemoOptions) -> int:
-    """Run the demo and return the exit status: 0 when every step was answered exactly once."""
+    """Run the demo and return the exit status: 0 when every step was published and answered exactly once."""
     to_stdout = options.json_file is not None and str(options.json_file) == "-"
     console = Console(stderr=to_stdout)
     try:
@@ -61,7 +61,8 @@ def run_demo(options: DemoOptions) -> int:
     except (WorkerFailed, RedisServerUnavailable, OSError) as error:
         console.print(f"[red]the demo cannot run:[/] {error}", soft_wrap=True)
         return EXIT_UNUSABLE
-    return 0 if report["missing"] == 0 and report["duplicates"] == 0 else EXIT_FAILED
+    lost = report["steps"] - report["steps_published"] + report["missing"]
+    return 0 if lost == 0 and report["duplicates"] == 0 else EXIT_FAILED
 
 
 def _demonstrate(options: DemoOptions, console: Console) -> dict[str, Any]:
@@ -95,16 +96,12 @@ def _train(run: TrainingRun, worker: WorkerProcess, view: View) -> tuple[list[fl
     try:
         for progress in run:
             worker.check()
-            losses += _loss_of(progress)
+            losses += [progress.loss] if progress.loss is not None else []
             received += len(progress.arrivals)
             view.show(progress)
     finally:
         view.close()
     return losses, received
-
-
-def _loss_of(progress: Progress) -> list[float]:
-    return [progress.loss] if progress.loss == progress.loss else []
 
 
 def _view(options: DemoOptions, console: Console) -> View:

@@ -32,10 +32,10 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The run after one step (or, after the last, while it waits for commands)."""
+    """The run after one step; ``loss`` is None while, after the last, it waits for commands."""
 
     step: int
-    loss: float
+    loss: float | None
     learning_rate: float
     step_ms: float
     arrivals: tuple[Arrival, ...]
@@ -87,14 +87,14 @@ class TrainingRun:
         deadline = time.monotonic() + LAST_COMMANDS_S
         while published - self.answered and time.monotonic() < deadline:
             time.sleep(0.02)
-            yield self._progress(self.steps, float("nan"), 0.0)
+            yield self._progress(self.steps, None, 0.0)
 
     def close(self) -> None:
         """Send what is queued and stop listening."""
         self._probe.close()
         self._inbox.close()
 
-    def _progress(self, step: int, loss: float, seconds: float) -> Progress:
+    def _progress(self, step: int, loss: float | None, seconds: float) -> Progress:
         arrivals = tuple(self._heed(received.command) for received in self._inbox.receive())
         rate = float(self._optimizer.param_groups[0]["lr"])
         return Progress(step, loss, rate, seconds * 1000, arrivals)

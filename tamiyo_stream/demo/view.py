@@ -44,7 +44,7 @@ class PlainView:
     def show(self, progress: Progress) -> None:
         """Print a line where it is time for one."""
         self._last = progress.arrivals[-1] if progress.arrivals else self._last
-        if progress.loss == progress.loss and (progress.step % LINES_EVERY == 0 or progress.step == 1):
+        if progress.loss is not None and (progress.step % LINES_EVERY == 0 or progress.step == 1):
             decision = describe(self._last) if self._last is not None else "no decision yet"
             self._console.print(
                 f"step {progress.step}/{self._steps}  loss {progress.loss:.3f}  {progress.step_ms:.0f} ms/step  "
@@ -70,7 +70,7 @@ class LiveView:
 
     def show(self, progress: Progress) -> None:
         """Redraw the screen."""
-        if progress.loss == progress.loss:
+        if progress.loss is not None:
             self._losses.append(progress.loss)
         self._arrivals.extend(progress.arrivals)
         self._delays_ms.extend(

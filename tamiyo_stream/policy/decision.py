@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from schemas.enums import BLENDING_METHODS, CommandType, SeedOperation
+from schemas.enums import CommandType, SeedOperation
 from schemas.kasmina import SeedState
 from schemas.tamiyo import AdaptationCommand, CommandOptimizerAdjustment, CommandSeedOperation
 from schemas.tolaria import SystemStatePacket
@@ -187,7 +187,7 @@ def _seed_operation(facts: StepFacts, selection: Selection) -> CommandSeedOperat
         operation=SeedOperation.GERMINATE,
         blueprint_id=facts.kernels[selection.kernel].blueprint_id,
         parameters={
-            "blending_method_index": float(BLENDING_METHODS.index(blending.method)),
+            "blending_method_index": float(blending.index),
             "blending_schedule_start": blending.start,
             "blending_schedule_end": blending.end,
         },

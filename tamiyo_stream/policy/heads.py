@@ -50,9 +50,5 @@ class NetworkHeads(Protocol):
         """[L], sums to 1."""
 
     @property
-    def policy_version(self) -> str:
-        """Version of the network."""
-
-    @property
     def policy_digest(self) -> str:
         """SHA-256 of the network's weights, hex."""

@@ -14,6 +14,7 @@ import anyio
 import structlog
 from anyio import to_thread
 from anyio.abc import TaskGroup
+from redis.exceptions import RedisError
 
 from consumers.delivery import Delivery
 from consumers.group import ConsumerGroup
@@ -120,7 +121,7 @@ class Partition:
     async def _claim(self) -> list[Delivery]:
         try:
             return await self._group.claim()
-        except Exception:
+        except (RedisError, OSError):
             self._group.rewind()  # the reply may be lost while Redis counts its entries as given to us
             raise
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 
 from rich.console import Console
 
@@ -55,7 +54,7 @@ def test_the_plain_view_prints_the_first_step_and_every_fiftieth() -> None:
     view = PlainView(console, 100)
     for step in range(1, 101):
         view.show(Progress(step, 2.0, 1e-3, 50.0, (arrival(step),)))
-    view.show(Progress(100, math.nan, 1e-3, 0.0, ()))  # waiting for the last commands
+    view.show(Progress(100, None, 1e-3, 0.0, ()))  # waiting for the last commands
     lines = [line for line in console.file.getvalue().splitlines() if line.startswith("step")]
     assert [line.split()[1] for line in lines] == ["1/100", "50/100", "100/100"]
 

@@ -66,14 +66,16 @@ class RegistryCorrupt(ValueError):
         self.path = path
 
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 class RegistryWriteFailed(OSError):
     """A registry could not be saved. It goes on working in memory; a later flush tries again."""
 
     def __init__(self, path: Path, error: OSError) -> None:
         name = errno.errorcode.get(error.errno or 0, "unknown error")
-        super().__init__(
-            error.errno, f"cannot write registry {path} ({name}); make its directory writable", str(path)
-        )
+        fix = "free space on its disk" if error.errno in _DISK_FULL else "make its directory writable"
+        super().__init__(error.errno, f"cannot write registry {path} ({name}); {fix}", str(path))
         self.path = path
 
 

@@ -104,17 +104,18 @@ async def serve(settings: Settings, stages: Stages, stop: anyio.Event) -> None:
         processor = StepProcessor(
             settings, tables, keeper, GraphBuilder(stages.registries), inference, stages.engine.policy_version
         )
+        flusher = _RegistryFlusher(stages.registries)
         await keeper.catch_up()
         async with anyio.create_task_group() as background:
             await background.start(inference.run)
             background.start_soon(keeper.follow)
-            background.start_soon(_flush_for_ever, stages.registries, settings.flush_interval_s)
+            background.start_soon(flusher.flush_for_ever, settings.flush_interval_s)
             async with anyio.create_task_group() as serving:
                 for number in range(settings.partitions):
                     serving.start_soon(_serve_partition, number, settings, client, committer, processor, stop)
                 log.info("ready", group=settings.group, worker_id=settings.worker_id)
             background.cancel_scope.cancel()
-        await _flush(stages.registries)
+        await flusher.flush()
 
 
 async def _serve_partition(
@@ -158,17 +159,29 @@ async def _stop_on_signal(stop: anyio.Event, scope: anyio.CancelScope) -> None:
             scope.deadline = anyio.current_time() + DRAIN_TIMEOUT_S
 
 
-async def _flush_for_ever(registries: Registries, interval_s: float) -> None:
-    while True:
-        await anyio.sleep(interval_s)
-        await _flush(registries)
+class _RegistryFlusher:
+    """Writes the registries from time to time; one log line when that begins to fail, one when it works again."""
 
+    def __init__(self, registries: Registries) -> None:
+        self._registries = registries
+        self._failing = False
 
-async def _flush(registries: Registries) -> None:
-    try:
-        await to_thread.run_sync(registries.flush)
-    except RegistryWriteFailed as error:
-        log.warning("registries_not_saved", detail=str(error))
+    async def flush_for_ever(self, interval_s: float) -> None:
+        while True:
+            await anyio.sleep(interval_s)
+            await self.flush()
+
+    async def flush(self) -> None:
+        try:
+            await to_thread.run_sync(self._registries.flush)
+        except RegistryWriteFailed as error:
+            if not self._failing:
+                log.warning("registries_not_saved", detail=str(error))
+            self._failing = True
+        else:
+            if self._failing:
+                log.info("registries_saved_again")
+            self._failing = False
 
 
 def _table_feed(settings: Settings, client: Redis) -> TableFeed:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -195,3 +197,10 @@ def test_failed_file_does_not_stop_the_others(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layer_type_registry.json", "seed_registry.json"]
     (tmp_path / "layer_type_registry.json").rmdir()
     assert registries.flush() == 1
+
+
+def test_a_full_disk_is_told_from_a_directory_that_is_not_writable() -> None:
+    full = RegistryWriteFailed(Path("r.json"), OSError(errno.ENOSPC, "No space left on device"))
+    assert "ENOSPC); free space" in str(full)
+    denied = RegistryWriteFailed(Path("r.json"), PermissionError(errno.EACCES, "Permission denied"))
+    assert "EACCES); make its directory writable" in str(denied)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import msgpack
 import pytest
+from structlog.testing import capture_logs
 
 from schemas.catalogue import Stream
 from schemas.entry import encode_entry
 from schemas.enums import EmergencyLevel
+from schemas.kasmina import SeedExport, SeedState
 from schemas.signing import Keyring
 from schemas.telemetry import EmergencySignal
 from schemas.tolaria import SystemStatePacket
@@ -121,9 +123,16 @@ async def test_a_damaged_saved_state_stops_only_its_run(upstream, worker) -> Non
 async def test_an_unwritable_var_directory_costs_no_decision(upstream, worker, tmp_path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the directory should be")
-    async with worker(var_dir=blocked / "var"):
-        await upstream.step(1)
-        await upstream.decided(1)
+    seeds = [SeedState(seed_id="new to the registry")]
+    with capture_logs() as lines:
+        async with worker(var_dir=blocked / "var", flush_interval_s=0.01):
+            await upstream.publish(Stream.SEEDS, SeedExport(run_id="run", timestamp_ns=1, seeds=seeds))
+            for step in range(1, 6):
+                await upstream.step(step)
+                await upstream.decided(step)
+    failures = [line for line in lines if line["event"] == "registries_not_saved"]
+    assert len(failures) == 1  # once, not at every attempt
+    assert "make its directory writable" in failures[0]["detail"]
 
 
 async def test_a_redis_that_refuses_writes_is_waited_for_and_nothing_is_lost(upstream, worker) -> None:

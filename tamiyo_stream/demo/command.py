@@ -58,7 +58,7 @@ def run_demo(options: DemoOptions) -> int:
     except KeyboardInterrupt:
         console.print("\nstopped; worker and Redis are down")
         return EXIT_INTERRUPTED
-    except (WorkerFailed, RedisServerUnavailable, OSError) as error:
+    except (WorkerFailed, RedisServerUnavailable, redis.RedisError, OSError) as error:
         console.print(f"[red]the demo cannot run:[/] {error}", soft_wrap=True)
         return EXIT_UNUSABLE
     lost = report["steps"] - report["steps_published"] + report["missing"]

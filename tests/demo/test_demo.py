@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -86,3 +87,24 @@ def test_a_report_that_cannot_be_written_stops_the_demo_before_it_starts(tmp_pat
     assert "cannot run" in done.stdout
     assert "out.json" in done.stdout.replace("\n", "")
     assert "starting" not in done.stdout
+
+
+@pytest.mark.timeout(120)
+def test_a_redis_that_dies_is_said_and_nothing_is_left_behind(tmp_path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(demo_command("--steps", "60", "--headless"), stdout=sink, stderr=sink)
+    try:
+        wait_until(lambda: "step 1/" in log.read_text(), "the run has begun", timeout_s=90)
+        children = children_of(process.pid)
+        (server,) = (number for number, name in children.items() if name == "redis-server")
+        os.kill(server, signal.SIGKILL)
+        assert process.wait(60) == 2
+    finally:
+        process.kill()
+        process.wait()
+    text = log.read_text()
+    assert "training goes on" in text
+    assert "cannot run" in text
+    assert "Traceback" not in text
+    assert [child for child in children if is_alive(child)] == []

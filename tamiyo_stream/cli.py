@@ -73,7 +73,8 @@ def bench_probe(
     json: JsonOption = None,
 ) -> None:
     """Measure what the Tolaria probe costs a training step."""
-    from tamiyo_stream.bench import print_report, probe_overhead  # noqa: PLC0415
+    from tamiyo_stream.bench.probe import probe_overhead  # noqa: PLC0415
+    from tamiyo_stream.bench.report import print_report  # noqa: PLC0415
 
     print_report(probe_overhead(steps), json)
 

@@ -14,6 +14,10 @@ from tamiyo_stream.graph.relations import EdgeType
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 
+#: Most in-edges of a node per relation in each of the four stages, where a graph is larger than the limits
+#: (requirements ``000`` "Graph Schema Definition").
+NEIGHBOUR_CAPS = (25, 10, 5, 5)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RelationEdges:
@@ -36,12 +40,15 @@ class Topology:
 
     ``structure_hash`` is the SHA-256 (hex) over node counts and all edges: equal hashes mean that an execution
     plan built for one graph serves the other. Every edge type of the relation table is a key of ``edges``, empty
-    where the graph has none; every node type is a key of ``node_ids``.
+    where the graph has none; every node type is a key of ``node_ids``. ``ranks`` is empty unless the graph was
+    larger than the limits; then it holds, per edge type, [E] the rank of each edge among the in-edges of its
+    destination, strongest first from 0: stage *k* uses the edges whose rank is below ``NEIGHBOUR_CAPS[k]``.
     """
 
     structure_hash: str
     node_ids: Mapping[str, tuple[str, ...]]
     edges: Mapping[EdgeType, RelationEdges] = field(repr=False)
+    ranks: Mapping[EdgeType, IndexArray] = field(default_factory=dict, repr=False)
 
     @property
     def node_counts(self) -> dict[str, int]:

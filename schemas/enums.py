@@ -203,12 +203,16 @@ class GradientInstability(IntEnum):
 
 
 class CompileStatus(IntEnum):
-    """Whether Tezzeret compiled a blueprint (ours; requirements ``002`` §2, parameter nodes)."""
+    """Whether a blueprint runs compiled (ours; requirements ``002`` §2, parameter nodes).
+
+    EAGER: nobody asked for it to be compiled; EAGER_FALLBACK: it was tried, and given up.
+    """
 
     UNKNOWN = 0
     COMPILED = 1
     EAGER_FALLBACK = 2
     FAILED = 3
+    EAGER = 4
 
 
 class BlueprintKind(IntEnum):

@@ -14,7 +14,7 @@ from rich.console import Console
 from schemas.catalogue import Stream
 from schemas.partitions import ORDERED
 from tamiyo_stream.settings import Settings
-from tamiyo_stream.worker.connection import advice_for
+from tamiyo_stream.worker.connection import RedisUrlInvalid, advice_for, open_blocking_client
 
 #: Distribution -> module whose import proves that it works.
 LIBRARIES = {
@@ -27,7 +27,6 @@ LIBRARIES = {
     "msgspec": "msgspec",
     "anyio": "anyio",
 }
-TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +83,8 @@ def _signing(settings: Settings) -> Iterator[Finding]:
 
 def _redis(settings: Settings) -> Iterator[Finding]:
     try:
-        client = redis.Redis.from_url(
-            settings.redis_url,
-            socket_connect_timeout=TIMEOUT_S,
-            socket_timeout=TIMEOUT_S,
-            **_credentials(settings),
-        )
-    except ValueError as error:
+        client = open_blocking_client(settings)
+    except RedisUrlInvalid as error:
         yield Finding("redis", str(error), "set TAMIYO_REDIS_URL to redis://, rediss:// or unix://")
         return
     with client:
@@ -129,12 +123,6 @@ def _describe(client: redis.Redis, key: str, group: str) -> str:
     return f"{entries}, group {group}: " + (
         f"{found['pending']} pending" if found else "made when the worker starts"
     )
-
-
-def _credentials(settings: Settings) -> dict[str, str]:
-    password = settings.redis_password
-    values = {"username": settings.redis_username, "password": password.get_secret_value() if password else None}
-    return {name: value for name, value in values.items() if value}
 
 
 def _model(settings: Settings) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ Every command imports what it needs when it runs: ``--help`` must not load torch
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -26,6 +27,8 @@ schema_app = typer.Typer(help="The wire contracts.", no_args_is_help=True)
 app.add_typer(schema_app, name="schema")
 config_app = typer.Typer(help="The worker's settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+dlq_app = typer.Typer(help="The dead letter: entries that could not be used.", no_args_is_help=True)
+app.add_typer(dlq_app, name="dlq")
 bench_app = typer.Typer(help="Measure: every figure in docs/performance.md comes from here.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
@@ -67,6 +70,43 @@ def demo(
     raise typer.Exit(run_demo(DemoOptions(steps=steps, headless=headless, json_file=json, seed=seed)))
 
 
+LetterIds = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids, as `dlq ls` shows them.")]
+AllOption = Annotated[bool, typer.Option("--all", help="Every letter.")]
+ReasonOption = Annotated[str | None, typer.Option(help="Letters with this reason.", metavar="REASON")]
+
+
+@dlq_app.command("ls")
+def dlq_ls(reason: ReasonOption = None, json: JsonOption = None) -> None:
+    """List the refused entries, oldest first."""
+    from tamiyo_stream.dead_letters import list_letters  # noqa: PLC0415
+
+    _dlq(lambda settings: list_letters(settings, reason, json))
+
+
+@dlq_app.command("show")
+def dlq_show(letter_id: Annotated[str, typer.Argument(metavar="ID", help="As `dlq ls` shows it.")]) -> None:
+    """Show one refused entry, and what a reader makes of it now."""
+    from tamiyo_stream.dead_letters import show_letter  # noqa: PLC0415
+
+    _dlq(lambda settings: show_letter(settings, letter_id))
+
+
+@dlq_app.command("replay")
+def dlq_replay(ids: LetterIds = None, every: AllOption = False, reason: ReasonOption = None) -> None:
+    """Give refused entries back to the streams they came from."""
+    from tamiyo_stream.dead_letters import Chosen, replay_letters  # noqa: PLC0415
+
+    _dlq(lambda settings: replay_letters(settings, Chosen(tuple(ids or ()), every, reason)))
+
+
+@dlq_app.command("purge")
+def dlq_purge(ids: LetterIds = None, every: AllOption = False, reason: ReasonOption = None) -> None:
+    """Delete refused entries for good."""
+    from tamiyo_stream.dead_letters import Chosen, purge_letters  # noqa: PLC0415
+
+    _dlq(lambda settings: purge_letters(settings, Chosen(tuple(ids or ()), every, reason)))
+
+
 @bench_app.command("probe")
 def bench_probe(
     steps: Annotated[int, typer.Option(min=20, help="Training steps with and without the probe, each.")] = 200,
@@ -89,6 +129,19 @@ def schema_export(
     write_text(out, render_asyncapi())
 
 
+@schema_app.command("features")
+def schema_features(
+    out: Annotated[Path, typer.Option(help="Directory to write features.md and relations.md to.")] = Path(
+        "docs/reference"
+    ),
+) -> None:
+    """Write the pages that list every feature and every relation of the graph."""
+    from tamiyo_stream.graph.reference import render_features, render_relations  # noqa: PLC0415
+
+    write_text(out / "features.md", render_features())
+    write_text(out / "relations.md", render_relations())
+
+
 @config_app.command("show")
 def config_show() -> None:
     """Print the effective configuration, secrets left out."""
@@ -107,6 +160,18 @@ def config_reference(
     from tamiyo_stream.settings import render_reference  # noqa: PLC0415
 
     write_text(out, render_reference())
+
+
+def _dlq(command: Callable[[Settings], int]) -> None:
+    import redis  # noqa: PLC0415
+
+    from tamiyo_stream.dead_letters import LetterNotFound, LetterUnusable, NothingChosen  # noqa: PLC0415
+
+    try:
+        status = command(_settings())
+    except (LetterNotFound, LetterUnusable, NothingChosen, redis.RedisError, OSError) as error:
+        fail(str(error))
+    raise typer.Exit(status)
 
 
 def write_text(path: Path, text: str) -> None:

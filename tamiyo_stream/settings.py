@@ -71,8 +71,16 @@ class Settings(BaseSettings):
     # Runs
     max_runs: Annotated[int, Field(ge=1, description="Runs held in memory")] = 1024
     snapshot_ttl_s: Annotated[int, Field(ge=60, description="Life of a run's saved state in Redis")] = 7 * 86_400
-    var_dir: Annotated[Path, Field(description="Registries")] = Path("var/tamiyo")
+    var_dir: Annotated[Path, Field(description="Registries and normalisation tables")] = Path("var/tamiyo")
     flush_interval_s: Annotated[float, Field(gt=0, description="Time between flushes of var_dir")] = 10.0
+
+    # Graph
+    max_nodes: Annotated[
+        int, Field(ge=1, description="Nodes of a graph beyond which the neighbours of a node are capped")
+    ] = 100_000
+    max_edges: Annotated[
+        int, Field(ge=1, description="Edges of a graph, reverses included, beyond which they are capped")
+    ] = 500_000
 
     # Inference
     device: Annotated[str, Field(description="auto, cpu or cuda[:n]")] = "auto"
@@ -91,6 +99,16 @@ class Settings(BaseSettings):
     execution_deadline_ms: Annotated[
         int, Field(ge=1, description="A command older than this must not be executed")
     ] = 60_000
+
+    decision_deadline_ms: Annotated[
+        float, Field(gt=0, description="Budget of a decision, from the claim of its packet to its commit")
+    ] = 45.0
+    coverage_warn: Annotated[
+        float, Field(ge=0, le=1, description="Average feature coverage below which degraded_inputs is a warning")
+    ] = 0.30
+    coverage_critical: Annotated[
+        float, Field(ge=0, le=1, description="Average feature coverage down from which it is critical")
+    ] = 0.10
 
     # Output retention, entries (approximate trimming)
     commands_maxlen: Annotated[int, Field(ge=100, description="Entries kept of the commands")] = 100_000

@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str] | None] = {
     T + "settings": {"schemas"},
     T + "cli": TOP,
     T + "check": TOP,
+    T + "dead_letters": TOP,
     T + "bench": TOP,
     T + "__main__": TOP,
     T + "__init__": set(),

@@ -8,19 +8,28 @@ from torch.nn import functional
 
 
 class CausalAttention(nn.Module):
-    """Multi-head self-attention that sees only earlier characters."""
+    """Multi-head self-attention that sees only earlier characters.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Written out instead of ``scaled_dot_product_attention``, whose probabilities nobody can observe: the softmax is
+    an activation like others, and Tamiyo wants to know when it saturates.
+    """
+
+    future: Tensor
+
+    def __init__(self, width: int, heads: int, length: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
+        self.softmax = nn.Softmax(dim=-1)
         self.out = nn.Linear(width, width)
+        self.register_buffer("future", torch.full((length, length), -torch.inf).triu(1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, T, width] to [B, T, width]."""
         batch, length, width = x.shape
         parts = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2], is_causal=True)
+        scores = parts[0] @ parts[1].transpose(-2, -1) * (width // self.heads) ** -0.5
+        mixed = self.softmax(scores + self.future[:length, :length]) @ parts[2]
         mapped: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         return mapped
 
@@ -28,10 +37,10 @@ class CausalAttention(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each with its residual."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, length: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attention = CausalAttention(width, heads)
+        self.attention = CausalAttention(width, heads, length)
         self.norm2 = nn.LayerNorm(width)
         self.expand = nn.Linear(width, 4 * width)
         self.activation = nn.GELU()
@@ -62,7 +71,7 @@ class CharTransformer(nn.Module):
         self.length = length
         self.embedding = nn.Embedding(alphabet, width)
         self.position = nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, length, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, alphabet, bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)

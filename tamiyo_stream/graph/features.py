@@ -351,8 +351,10 @@ _SEED = NodeSchema(
             labels=BLENDING_METHODS,
         ),
         Channel("optimizer_families", "seed.optimizer_families", kind=Kind.MULTI_HOT, labels=OPTIMIZER_FAMILIES),
+        # Whether it has any, not the multi-hot of 002 §2: no source names exemptions that could have positions.
         Channel("isolation_exemptions", "seed.isolation_exemptions", kind=Kind.FLAG),
         Channel("quarantine_only", "seed.quarantine_only", kind=Kind.FLAG),
+        # Whether a policy placed it. A category would have an untrained row for every new policy.
         Channel("policy_version", "seed.policy_version", kind=Kind.FLAG),
         # Not mandatory: a dormant seed has no kernel.
         _category("blueprint_tier", "kernel.descriptor.tier", 1, "blueprint_tier", 64, mandatory=False),

@@ -8,11 +8,8 @@ owns the registries calls :meth:`Registries.flush` at a quiet moment.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
@@ -29,6 +26,7 @@ from schemas.enums import (
     SeedLifecycleStage,
 )
 from tamiyo_stream.graph.features import NODES
+from tamiyo_stream.runs.durable_file import FileNotSaved, replace_file
 
 #: Leyline's numbered vocabularies: the wire number is the index.
 ENUMS: dict[str, type[IntEnum]] = {
@@ -66,17 +64,10 @@ class RegistryCorrupt(ValueError):
         self.path = path
 
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class RegistryWriteFailed(OSError):
+class RegistryWriteFailed(FileNotSaved):
     """A registry could not be saved. It goes on working in memory; a later flush tries again."""
 
-    def __init__(self, path: Path, error: OSError) -> None:
-        name = errno.errorcode.get(error.errno or 0, "unknown error")
-        fix = "free space on its disk" if error.errno in _DISK_FULL else "make its directory writable"
-        super().__init__(error.errno, f"cannot write registry {path} ({name}); {fix}", str(path))
-        self.path = path
+    kind = "registry"
 
 
 class RegistryRenumbered(ValueError):
@@ -205,7 +196,7 @@ class Registries:
                 False  # before the copy: a key numbered while the file is written is saved next time
             )
             try:
-                _replace(path, json.dumps(registry.entries, ensure_ascii=False, indent=1))
+                replace_file(path, json.dumps(registry.entries, ensure_ascii=False, indent=1))
             except OSError as error:
                 registry.changed = True
                 failure = failure or RegistryWriteFailed(path, error)
@@ -227,9 +218,13 @@ class Registries:
         except (OSError, UnicodeDecodeError) as error:
             raise RegistryCorrupt(path, f"cannot be read ({error})") from error
         entries = _parse(path, text, capacity)
-        if not is_prefix(preseed, entries):
+        # An older release knew fewer fixed categories: those that are new take their number, if it is free.
+        complete = {**preseed, **entries}
+        if not is_prefix(preseed, complete) or len(set(complete.values())) < len(complete):
             raise RegistryCorrupt(path, "renumbers categories whose numbers are fixed")
-        return Registry(name, capacity, entries)
+        registry = Registry(name, capacity, complete)
+        registry.changed = len(complete) > len(entries)
+        return registry
 
     @staticmethod
     def _path(name: str, directory: Path) -> Path:
@@ -260,25 +255,6 @@ def _parse(path: Path, text: str, capacity: int) -> dict[str, int]:
     if len(set(entries.values())) != len(entries):
         raise RegistryCorrupt(path, "gives one index to several keys")
     return entries
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the rename itself must survive a power cut
-    finally:
-        os.close(directory)
 
 
 def _stable_hash(key: str, capacity: int) -> int:

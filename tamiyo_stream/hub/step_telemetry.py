@@ -21,6 +21,20 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class CoverageLimits:
+    """Average coverage from which ``degraded_inputs`` is raised: below ``warn``, or at most ``critical``."""
+
+    warn: float
+    critical: float
+
+    def level(self, average: float) -> TelemetryLevel | None:
+        """Return the event's level at this average; None where enough arrived."""
+        if average <= self.critical:
+            return TelemetryLevel.CRITICAL
+        return TelemetryLevel.WARNING if average < self.warn else None
+
+
+@dataclass(frozen=True, slots=True)
 class StepMeasurements:
     """What one step's telemetry is made of; None = not known, left out."""
 
@@ -39,6 +53,13 @@ class StepMeasurements:
     risk_index: int | None = None
     risk_score: float | None = None
     coverage_average: float | None = None
+    coverage_mandatory: float | None = None
+    coverage_limits: CoverageLimits | None = None
+    missing_features: Sequence[str] = ()
+    bsds_missing: int | None = None
+    bsds_failed: int | None = None
+    learned_fallbacks: int | None = None
+    sampled_edges: int | None = None
     coverage_types: Mapping[str, float] = field(default_factory=dict)
     counters: Mapping[str, int] = field(default_factory=dict)
     refusals: Sequence[Refusal] = ()
@@ -57,7 +78,14 @@ _METRICS: tuple[tuple[str, str, str], ...] = (
     ("tamiyo.policy.risk_index", "index", "risk_index"),
     ("tamiyo.policy.risk_score", "score", "risk_score"),
     ("tamiyo.gnn.feature_coverage", "ratio", "coverage_average"),
+    ("tamiyo.gnn.mandatory_coverage", "ratio", "coverage_mandatory"),
+    ("tamiyo.gnn.bsds_missing", "count", "bsds_missing"),
+    ("tamiyo.gnn.bsds_failed", "count", "bsds_failed"),
+    ("tamiyo.gnn.learned_fallbacks", "count", "learned_fallbacks"),
+    ("tamiyo.gnn.sampled_edges", "count", "sampled_edges"),
 )
+#: Missing features named in one event.
+MAX_NAMED = 16
 
 
 def step_packet(measured: StepMeasurements) -> TelemetryPacket:
@@ -99,19 +127,30 @@ def _metrics(measured: StepMeasurements) -> list[MetricPoint]:
 
 
 def _events(measured: StepMeasurements) -> list[TelemetryEvent]:
-    found = [
+    warning = TelemetryLevel.WARNING
+    found: list[tuple[str, TelemetryLevel, dict[str, str]]] = [
         (
             f"state_{refusal.reason}",
+            warning,
             {"packet_id": refusal.packet_id, "global_step": str(refusal.global_step)},
         )
         for refusal in measured.refusals
     ]
-    found += [("degraded_inputs", {"detail": problem}) for problem in measured.problems]
+    found += [("unusable_input", warning, {"detail": problem}) for problem in measured.problems]
+    found += _degraded_inputs(measured)
     if measured.reason not in {"", "policy"}:
-        found.append((measured.reason, {}))
+        found.append((measured.reason, warning, {}))
     return [
-        TelemetryEvent(
-            event_id=f"evt-{position}", description=name, level=TelemetryLevel.WARNING, attributes=attributes
-        )
-        for position, (name, attributes) in enumerate(found, start=1)
+        TelemetryEvent(event_id=f"evt-{position}", description=name, level=level, attributes=attributes)
+        for position, (name, level, attributes) in enumerate(found, start=1)
     ]
+
+
+def _degraded_inputs(measured: StepMeasurements) -> list[tuple[str, TelemetryLevel, dict[str, str]]]:
+    average, limits = measured.coverage_average, measured.coverage_limits
+    level = limits.level(average) if limits is not None and average is not None else None
+    if level is None:
+        return []
+    missing = measured.missing_features
+    named = ",".join(missing[:MAX_NAMED]) + (f",… {len(missing)} in all" if len(missing) > MAX_NAMED else "")
+    return [("degraded_inputs", level, {"coverage_avg": f"{average:.3f}", "missing_features": named})]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 
+import msgspec
+
 from schemas.kasmina import SeedExport
 from schemas.tolaria import SystemStatePacket
 from tamiyo_stream.runs.state import RunState, StepRecord
@@ -71,6 +73,13 @@ def loss_delta(run: RunState, packet: SystemStatePacket) -> float | None:
     """Return how much the training loss rose since the run's last step; None where either is not known."""
     loss = finite(packet.training_loss)
     return None if loss is None or run.last_loss is None else loss - run.last_loss
+
+
+def record_latency(run: RunState, latency_ms: float, deadline_ms: float) -> None:
+    """Note in the newest step how long its decision took; count it under ``sla_breaches`` beyond the deadline."""
+    run.history[-1] = msgspec.structs.replace(run.history[-1], decision_latency_ms=latency_ms)
+    if latency_ms > deadline_ms:
+        run.count("sla_breaches")
 
 
 def finite(value: float | None) -> float | None:

@@ -90,6 +90,7 @@ class RunState(msgspec.Struct):
         norms: moving statistics by metric.
         seeds: newest export by seed id, in export order.
         counters: lifetime counts by name (decisions, superseded, duplicate, stale, gap, …).
+        missing_reported: whether the features that upstream does not send were logged.
     """
 
     run_id: str
@@ -111,6 +112,7 @@ class RunState(msgspec.Struct):
     pauses: PauseQuota = msgspec.field(default_factory=PauseQuota)
     windows: dict[str, ObservationWindow] = {}
     counters: dict[str, int] = {}
+    missing_reported: bool = False
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add ``amount`` to the lifetime counter ``name``."""

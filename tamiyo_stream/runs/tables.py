@@ -1,4 +1,4 @@
-"""What is known about blueprints, across runs: the host graphs, the kernel catalogue and the safety sheets.
+"""What is known across runs: the host graphs, the kernel catalogue, the safety sheets, the newest policy update.
 
 Fed by Urza and Urabrask, read on every step, never fetched on the hot path: a blueprint that has not arrived is
 missing, its features are masked and counted.
@@ -6,10 +6,12 @@ missing, its features are masked and counted.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.enums import BlueprintKind
+from schemas.simic import PolicyUpdate
 from schemas.urabrask import BlueprintSafetyFailed, BlueprintSafetySheet
 from schemas.urza import Blueprint
 
@@ -24,13 +26,14 @@ class Tables:
     """Newest blueprint and safety sheet by blueprint id.
 
     ``hosts`` are the models in training, ``kernels`` the candidates to graft, in order of arrival. ``failures``
-    holds the reason for blueprints whose newest evaluation failed.
+    holds the reason for blueprints whose newest evaluation failed. ``policy_update`` is the newest one published.
     """
 
     hosts: dict[str, Blueprint] = field(default_factory=dict)
     kernels: dict[str, Blueprint] = field(default_factory=dict)
     sheets: dict[str, BlueprintSafetySheet] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    policy_update: PolicyUpdate | None = None
 
     def add_blueprint(self, blueprint: Blueprint) -> bool:
         """Store ``blueprint`` unless a newer one is known; return whether it was stored."""
@@ -54,10 +57,29 @@ class Tables:
         _trim(self.sheets, MAX_SHEETS)
         return True
 
-    def add_failure(self, failure: BlueprintSafetyFailed) -> None:
-        """Record that ``failure.blueprint_id`` could not be evaluated; an older sheet stays in force."""
+    def add_failure(self, failure: BlueprintSafetyFailed) -> bool:
+        """Record that ``failure.blueprint_id`` could not be evaluated; an older sheet stays in force.
+
+        Return False where a newer sheet is known: the failure is history then.
+        """
+        sheet = self.sheets.get(failure.blueprint_id)
+        if sheet is not None and sheet.issued_at > failure.issued_at:
+            return False
         self.failures[failure.blueprint_id] = failure.reason
         _trim(self.failures, MAX_SHEETS)
+        return True
+
+    def add_policy_update(self, update: PolicyUpdate) -> bool:
+        """Keep ``update`` unless a newer one is known; return whether it was kept."""
+        known = self.policy_update
+        if known is not None and known.issued_at >= update.issued_at:
+            return False
+        self.policy_update = update
+        return True
+
+    def unsheeted(self, blueprint_ids: Iterable[str]) -> tuple[str, ...]:
+        """Return those of ``blueprint_ids`` that have no safety sheet, in order, each once."""
+        return tuple(dict.fromkeys(name for name in blueprint_ids if name not in self.sheets))
 
     def risk_of(self, blueprint_id: str) -> float | None:
         """Return the blueprint's risk in [0, 1]: the sheet's score, else the descriptor's, else None."""

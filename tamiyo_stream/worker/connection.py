@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 import redis
@@ -17,10 +17,12 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.retry import Retry as BlockingRetry
 
 from tamiyo_stream.settings import Settings
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 CONNECT_TIMEOUT_S = 2.0
 #: Above every BLOCK: a read that got no answer by then sits on a dead connection.
@@ -45,8 +47,21 @@ def open_client(settings: Settings) -> Redis:
     Raises:
         RedisUrlInvalid: ``redis_url`` cannot be read.
     """
+    return _from_url(Redis, settings, retry=Retry(NoBackoff(), 0))
+
+
+def open_blocking_client(settings: Settings) -> redis.Redis:
+    """Return a client for commands of an operator, which fail at once where Redis is away.
+
+    Raises:
+        RedisUrlInvalid: ``redis_url`` cannot be read.
+    """
+    return _from_url(redis.Redis, settings, retry=BlockingRetry(NoBackoff(), 0))
+
+
+def _from_url(client: type[C], settings: Settings, *, retry: Any) -> C:
     try:
-        return Redis.from_url(settings.redis_url, **_options(settings))
+        return cast("C", cast("Any", client).from_url(settings.redis_url, retry=retry, **_options(settings)))
     except ValueError as error:
         # The URL itself stays out of the text: it may hold the password.
         raise RedisUrlInvalid(f"TAMIYO_REDIS_URL: {error}; use a redis://, rediss:// or unix:// URL") from None
@@ -56,7 +71,6 @@ def _options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": settings.block_ms / 1000 + ANSWER_MARGIN_S,
-        "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 30,
         "client_name": f"tamiyo-{settings.worker_id}",
         # Given here, or redis-py looks its own version up on disk for every connection, in the event loop.

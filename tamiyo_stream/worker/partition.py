@@ -31,6 +31,7 @@ from tamiyo_stream.runs.snapshot import decode_snapshot, encode_snapshot
 from tamiyo_stream.runs.state import RunState
 from tamiyo_stream.settings import Settings
 from tamiyo_stream.worker.connection import through_outages
+from tamiyo_stream.worker.norms import NormsKeeper
 from tamiyo_stream.worker.refusals import TRIMMED, dead_letter, new_id, reason_of
 from tamiyo_stream.worker.steps import Mail, Outcome, StepProcessor
 
@@ -51,6 +52,7 @@ class Partition:
 
     Args:
         number: the partition. group: reader of its streams, on a connection of its own.
+        norms: where the runs' tables are kept for the file.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Partition:
         group: ConsumerGroup,
         committer: Committer,
         processor: StepProcessor,
+        norms: NormsKeeper,
     ) -> None:
         self._number = number
         self._settings = settings
@@ -68,6 +71,7 @@ class Partition:
         self._group = group
         self._committer = committer
         self._processor = processor
+        self._norms = norms
         self._runs: OrderedDict[str, RunState] = OrderedDict()
         self._mailboxes: dict[str, _Mailbox] = {}
         self._in_flight: set[tuple[str, str]] = set()
@@ -165,6 +169,7 @@ class Partition:
         run = await self._load(run_id)
         outcome = await self._processor.process(run, mail)
         await self._commit([item.delivery for item in mail], self._outputs(outcome), run)
+        self._norms.keep(run)
 
     async def _load(self, run_id: str) -> RunState:
         run = self._runs.get(run_id)
@@ -172,7 +177,10 @@ class Partition:
             payload = await through_outages(
                 "load run", lambda: self._committer.load_state(self._state_key(run_id))
             )
-            run = decode_snapshot(payload) if payload is not None else RunState(run_id=run_id)
+            if payload is not None:
+                run = decode_snapshot(payload)
+            else:
+                run = RunState(run_id=run_id, norms=self._norms.restore(run_id))
             self._runs[run_id] = run
             while len(self._runs) > self._settings.max_runs:
                 self._runs.popitem(last=False)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import anyio
 import structlog
-from anyio import to_thread
 from redis.asyncio import Redis
 
 from consumers.feed import TableFeed
@@ -16,7 +15,7 @@ from consumers.lease import PartitionLease
 from producers.commit import Committer
 from schemas.partitions import ORDERED
 from tamiyo_stream.graph.builder import GraphBuilder
-from tamiyo_stream.graph.registries import Registries, RegistryCorrupt, RegistryWriteFailed
+from tamiyo_stream.graph.registries import Registries, RegistryCorrupt
 from tamiyo_stream.inference.device import DeviceUnavailable
 from tamiyo_stream.inference.engine import InferenceEngine
 from tamiyo_stream.inference.stage import BatchBudget, InferenceStage
@@ -26,11 +25,14 @@ from tamiyo_stream.model.network import build_network
 from tamiyo_stream.runs.tables import Tables
 from tamiyo_stream.settings import Settings
 from tamiyo_stream.worker.connection import RedisUrlInvalid, open_client, through_outages
+from tamiyo_stream.worker.flushing import PeriodicFlush
 from tamiyo_stream.worker.logs import configure_logging
+from tamiyo_stream.worker.norms import NormsKeeper
 from tamiyo_stream.worker.partition import Partition
 from tamiyo_stream.worker.steps import StepProcessor
 from tamiyo_stream.worker.tables import FEEDS, TableKeeper
 
+NORMS_FILE = "gnn_norms.json"
 #: SIGTERM: time to commit what is claimed before it is handed back to the group by dropping it.
 DRAIN_TIMEOUT_S = 4.0
 
@@ -63,6 +65,7 @@ class Stages:
     """What is built before the event loop starts: everything that takes long or can be misconfigured."""
 
     registries: Registries
+    norms: NormsKeeper
     engine: InferenceEngine
     client: Redis
     feed_client: Redis
@@ -80,7 +83,7 @@ def build_stages(settings: Settings) -> Stages:
     log.info(
         "model_warm", warm_ms=round(engine.warm_up(), 1), device=str(engine.device), digest=engine.policy_digest
     )
-    return Stages(registries, engine, client, feed_client)
+    return Stages(registries, NormsKeeper(settings.var_dir / NORMS_FILE), engine, client, feed_client)
 
 
 async def serve_until_signalled(settings: Settings, stages: Stages) -> None:
@@ -99,23 +102,31 @@ async def serve(settings: Settings, stages: Stages, stop: anyio.Event) -> None:
         await through_outages("connect", client.ping)
         committer = Committer(client)
         tables = Tables()
-        keeper = TableKeeper(settings, tables, _table_feed(settings, feed_client), committer)
+        feed = _table_feed(settings, feed_client)
+        keeper = TableKeeper(settings, tables, stages.registries, feed, committer)
         inference = InferenceStage(stages.engine, budget=BatchBudget(graphs=settings.batch_graphs))
         processor = StepProcessor(
-            settings, tables, keeper, GraphBuilder(stages.registries), inference, stages.engine.policy_version
+            settings, tables, keeper, _graph_builder(settings, stages), inference, stages.engine.policy_version
         )
-        flusher = _RegistryFlusher(stages.registries)
+        flushes = (
+            PeriodicFlush("registries", stages.registries.flush),
+            PeriodicFlush("norms", stages.norms.flush),
+        )
         await keeper.catch_up()
         async with anyio.create_task_group() as background:
             await background.start(inference.run)
             background.start_soon(keeper.follow)
-            background.start_soon(flusher.flush_for_ever, settings.flush_interval_s)
+            for flush in flushes:
+                background.start_soon(flush.flush_for_ever, settings.flush_interval_s)
             async with anyio.create_task_group() as serving:
                 for number in range(settings.partitions):
-                    serving.start_soon(_serve_partition, number, settings, client, committer, processor, stop)
+                    serving.start_soon(
+                        _serve_partition, number, settings, client, committer, processor, stages.norms, stop
+                    )
                 log.info("ready", group=settings.group, worker_id=settings.worker_id)
             background.cancel_scope.cancel()
-        await flusher.flush()
+        for flush in flushes:
+            await flush.flush()
 
 
 async def _serve_partition(
@@ -124,6 +135,7 @@ async def _serve_partition(
     client: Redis,
     committer: Committer,
     processor: StepProcessor,
+    norms: NormsKeeper,
     stop: anyio.Event,
 ) -> None:
     lease = PartitionLease(
@@ -143,7 +155,7 @@ async def _serve_partition(
     streams = {settings.key(stream, number): stream for stream in sorted(ORDERED)}
     async with open_client(settings) as reader:
         group = ConsumerGroup(reader, streams, options)
-        await Partition(number, settings, lease, group, committer, processor).serve(stop)
+        await Partition(number, settings, lease, group, committer, processor, norms).serve(stop)
 
 
 async def _stop_on_signal(stop: anyio.Event, scope: anyio.CancelScope) -> None:
@@ -159,29 +171,11 @@ async def _stop_on_signal(stop: anyio.Event, scope: anyio.CancelScope) -> None:
             scope.deadline = anyio.current_time() + DRAIN_TIMEOUT_S
 
 
-class _RegistryFlusher:
-    """Writes the registries from time to time; one log line when that begins to fail, one when it works again."""
-
-    def __init__(self, registries: Registries) -> None:
-        self._registries = registries
-        self._failing = False
-
-    async def flush_for_ever(self, interval_s: float) -> None:
-        while True:
-            await anyio.sleep(interval_s)
-            await self.flush()
-
-    async def flush(self) -> None:
-        try:
-            await to_thread.run_sync(self._registries.flush)
-        except RegistryWriteFailed as error:
-            if not self._failing:
-                log.warning("registries_not_saved", detail=str(error))
-            self._failing = True
-        else:
-            if self._failing:
-                log.info("registries_saved_again")
-            self._failing = False
+def _graph_builder(settings: Settings, stages: Stages) -> GraphBuilder:
+    return GraphBuilder(
+        stages.registries,
+        deadline_ms=settings.decision_deadline_ms,
+    )
 
 
 def _table_feed(settings: Settings, client: Redis) -> TableFeed:

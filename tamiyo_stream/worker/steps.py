@@ -19,17 +19,20 @@ from schemas.telemetry import TelemetryPacket
 from schemas.tolaria import SystemStatePacket
 from tamiyo_stream.graph.builder import GraphBuilder
 from tamiyo_stream.graph.structures import StepGraph
-from tamiyo_stream.hub.step_telemetry import Refusal, StepMeasurements, step_packet
+from tamiyo_stream.hub.step_telemetry import CoverageLimits, Refusal, StepMeasurements, step_packet
 from tamiyo_stream.inference.output import NetworkOutput
 from tamiyo_stream.inference.stage import InferenceStage
 from tamiyo_stream.policy.decision import Decision, Stamp, StepFacts, decide
-from tamiyo_stream.runs.intake import Verdict, finite, loss_delta, take_seeds, take_state
+from tamiyo_stream.runs.intake import Verdict, finite, loss_delta, record_latency, take_seeds, take_state
 from tamiyo_stream.runs.norms import observe
 from tamiyo_stream.runs.state import RunState
 from tamiyo_stream.runs.tables import Tables
 from tamiyo_stream.settings import Settings
 from tamiyo_stream.worker.refusals import new_id
 from tamiyo_stream.worker.tables import TableKeeper
+
+#: Steps after which a host blueprint that has not arrived counts as missing.
+BLUEPRINT_PATIENCE_STEPS = 16
 
 log = structlog.get_logger("tamiyo.steps")
 
@@ -98,6 +101,8 @@ class StepProcessor:
         output, failure = await self._infer(graph)
         decision = decide(facts, output, self._stamp(intake), failure=failure)
         run.count("decided")
+        record_latency(run, _elapsed_ms(intake), self._settings.decision_deadline_ms)
+        _report_missing(run, graph)
         return Outcome(decision, self._telemetry(run, intake, graph, output, decision))
 
     def _take(self, run: RunState, mail: Sequence[Mail]) -> _Intake:
@@ -149,7 +154,7 @@ class StepProcessor:
             execution_deadline_ms=self._settings.execution_deadline_ms,
             lr_change_max=self._settings.lr_change_max,
             policy_version=self._policy_version,
-            elapsed_ms=(time.monotonic() - intake.claimed_at) * 1000,
+            elapsed_ms=_elapsed_ms(intake),
         )
 
     def _telemetry(
@@ -161,6 +166,9 @@ class StepProcessor:
         decision: Decision,
     ) -> TelemetryPacket:
         packet = intake.accepted[-1]
+        host = [packet.blueprint_id or run.blueprint_id or ""] if graph.layer_ids else []
+        blueprint_ids = [*host, *graph.kernel_ids]
+        unsheeted = self._tables.unsheeted(blueprint_ids)
         return step_packet(
             StepMeasurements(
                 run_id=run.run_id,
@@ -173,12 +181,17 @@ class StepProcessor:
                 validation_loss=finite(packet.validation_loss),
                 loss_delta=intake.delta,
                 inference_ms=output.latency_ms if output is not None else None,
-                decision_ms=(time.monotonic() - intake.claimed_at) * 1000,
+                decision_ms=run.history[-1].decision_latency_ms,
                 value_estimate=output.value_estimate if output is not None else None,
                 risk_index=decision.risk_index,
                 risk_score=decision.risk_score,
                 coverage_average=graph.coverage.average,
+                coverage_mandatory=graph.coverage.mandatory,
+                coverage_limits=CoverageLimits(self._settings.coverage_warn, self._settings.coverage_critical),
                 coverage_types=graph.coverage.types,
+                missing_features=_missing_features(graph),
+                bsds_missing=len(unsheeted),
+                bsds_failed=sum(name in self._tables.failures for name in blueprint_ids),
                 counters=run.counters,
                 refusals=intake.refusals,
                 problems=graph.problems,
@@ -199,3 +212,26 @@ class StepProcessor:
                 refusals=intake.refusals,
             )
         )
+
+
+def _elapsed_ms(intake: _Intake) -> float:
+    return (time.monotonic() - intake.claimed_at) * 1000
+
+
+def _missing_features(graph: StepGraph) -> list[str]:
+    """Return the coverage keys of which nothing arrived."""
+    return [key for key, share in graph.coverage.keys.items() if share == 0.0]
+
+
+def _report_missing(run: RunState, graph: StepGraph) -> None:
+    """Log once per run what upstream does not send, as soon as its blueprint is there or is overdue."""
+    if run.missing_reported or not (graph.layer_ids or run.counters.get("decided", 0) >= BLUEPRINT_PATIENCE_STEPS):
+        return
+    run.missing_reported = True
+    log.info(
+        "missing_features",
+        run_id=run.run_id,
+        coverage=round(graph.coverage.average, 3),
+        mandatory_coverage=round(graph.coverage.mandatory, 3),
+        missing=_missing_features(graph),
+    )

@@ -1,8 +1,13 @@
-"""Keeps the blueprint and safety tables up to date from their feeds (design §2: they never trigger a decision)."""
+"""Keeps what every run shares up to date from the feeds: blueprints, safety sheets, vocabularies, policy updates.
+
+None of them triggers a decision (design §2): later steps read the tables.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+
+import structlog
 
 from consumers.delivery import Delivery
 from consumers.feed import TableFeed
@@ -11,24 +16,35 @@ from schemas.catalogue import Stream
 from schemas.entry import decode_entry
 from schemas.errors import EntryError
 from schemas.record import Message
+from schemas.simic import PolicyUpdate, RegistrySnapshot
 from schemas.urabrask import BlueprintSafetyFailed, BlueprintSafetySheet
 from schemas.urza import Blueprint
+from tamiyo_stream.graph.registries import Registries
+from tamiyo_stream.graph.registry_exchange import SnapshotRefused, merge_snapshot
 from tamiyo_stream.runs.tables import Tables
 from tamiyo_stream.settings import Settings
 from tamiyo_stream.worker.connection import through_outages
 from tamiyo_stream.worker.refusals import dead_letter, new_id, reason_of
 
-FEEDS = (Stream.BLUEPRINTS, Stream.SAFETY)
+FEEDS = (Stream.BLUEPRINTS, Stream.SAFETY, Stream.POLICY)
 #: Unknown blueprint versions remembered as asked for; the set starts afresh beyond it.
 MAX_ASKED = 4096
 
+log = structlog.get_logger("tamiyo.tables")
+
 
 class TableKeeper:
-    """Fills ``tables`` from ``feed``; a refused entry goes to the dead letter once, whichever worker is first."""
+    """Fills ``tables`` and ``registries`` from ``feed``.
 
-    def __init__(self, settings: Settings, tables: Tables, feed: TableFeed, committer: Committer) -> None:
+    A refused entry goes to the dead letter once, whichever worker is first.
+    """
+
+    def __init__(
+        self, settings: Settings, tables: Tables, registries: Registries, feed: TableFeed, committer: Committer
+    ) -> None:
         self._settings = settings
         self._tables = tables
+        self._registries = registries
         self._feed = feed
         self._committer = committer
         self._asked: set[tuple[str, str | None]] = set()
@@ -64,10 +80,11 @@ class TableKeeper:
         for delivery in found:
             try:
                 entry = decode_entry(delivery.fields, self._settings.keyring, stream=delivery.stream)
-            except EntryError as error:
-                await self._refuse(delivery, error)
-            else:
                 self._store(entry.message)
+            except EntryError as error:
+                await self._refuse(delivery, reason_of(error), str(error))
+            except SnapshotRefused as error:
+                await self._refuse(delivery, error.reason, str(error))
         return bool(found)
 
     def _store(self, message: Message) -> None:
@@ -78,9 +95,15 @@ class TableKeeper:
                 self._tables.add_sheet(message)
             case BlueprintSafetyFailed():
                 self._tables.add_failure(message)
+            case RegistrySnapshot():
+                added = merge_snapshot(self._registries, message)
+                log.info("registry_snapshot", registry=message.registry, added=added)
+            case PolicyUpdate():
+                if self._tables.add_policy_update(message):
+                    log.info("policy_update_received", policy_id=message.policy_id, sha256=message.sha256)
 
-    async def _refuse(self, delivery: Delivery, error: EntryError) -> None:
-        output = dead_letter(delivery, self._settings, reason=reason_of(error), detail=str(error))
+    async def _refuse(self, delivery: Delivery, reason: str, detail: str) -> None:
+        output = dead_letter(delivery, self._settings, reason=reason, detail=detail)
         commit = Commit(
             commit_id=new_id(),
             outputs=[output],

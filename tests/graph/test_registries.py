@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.enums import HazardBand, SeedLifecycleStage
+from schemas.enums import CompileStatus, HazardBand, SeedLifecycleStage
 from tamiyo_stream.graph.features import NODES
 from tamiyo_stream.graph.registries import (
     CAPACITIES,
@@ -154,6 +154,21 @@ def test_corrupt_file_is_an_error_that_names_it(tmp_path, text):
 
 def test_file_that_renumbers_fixed_categories_is_corrupt(tmp_path):
     (tmp_path / "optimizer_family_registry.json").write_text('{"adam": 1, "sgd": 2}')
+    with pytest.raises(RegistryCorrupt, match="renumbers"):
+        Registries(tmp_path)
+
+
+def test_a_file_of_an_older_release_takes_the_fixed_categories_that_are_new(tmp_path):
+    path = tmp_path / "compile_status_registry.json"
+    path.write_text('{"COMPILED": 1, "EAGER_FALLBACK": 2, "FAILED": 3}')
+    registries = Registries(tmp_path)
+    assert registries["compile_status"].entries["EAGER"] == CompileStatus.EAGER
+    assert registries.flush() == 1
+    assert json.loads(path.read_text())["EAGER"] == 4
+
+
+def test_a_fixed_number_that_another_key_took_is_corrupt(tmp_path):
+    (tmp_path / "optimizer_family_registry.json").write_text('{"sgd": 1, "adam": 2, "lion": 3}')
     with pytest.raises(RegistryCorrupt, match="renumbers"):
         Registries(tmp_path)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from schemas.enums import HealthStatus, MessagePriority, TelemetryLevel
-from tamiyo_stream.hub.step_telemetry import Refusal, StepMeasurements, step_packet
+from tamiyo_stream.hub.step_telemetry import MAX_NAMED, CoverageLimits, Refusal, StepMeasurements, step_packet
 
 
 def measured(**given) -> StepMeasurements:
@@ -32,7 +34,12 @@ def test_known_figures_carry_the_names_of_the_taxonomy() -> None:
             risk_index=2,
             risk_score=0.5,
             coverage_average=0.75,
+            coverage_mandatory=0.5,
             coverage_types={"node.layer": 0.9},
+            bsds_missing=2,
+            bsds_failed=1,
+            learned_fallbacks=4,
+            sampled_edges=0,
             counters={"decided": 7},
         )
     )
@@ -46,6 +53,11 @@ def test_known_figures_carry_the_names_of_the_taxonomy() -> None:
         "tamiyo.policy.risk_score": 0.5,
         "tamiyo.gnn.feature_coverage": 0.75,
         "tamiyo.gnn.feature_coverage.node.layer": 0.9,
+        "tamiyo.gnn.mandatory_coverage": 0.5,
+        "tamiyo.gnn.bsds_missing": 2.0,
+        "tamiyo.gnn.bsds_failed": 1.0,
+        "tamiyo.gnn.learned_fallbacks": 4.0,
+        "tamiyo.gnn.sampled_edges": 0.0,
         "tamiyo.intake.decided_total": 7.0,
     }
     assert (packet.source_subsystem, packet.run_id, packet.packet_id, packet.timestamp) == ("tamiyo", "r", "p", 5)
@@ -74,7 +86,7 @@ def test_refusals_problems_and_a_reason_become_warnings() -> None:
             problems=["layers.weight_norm has 3 elements, the blueprint has 4 layers"],
         )
     )
-    assert [event.description for event in packet.events] == ["state_stale", "degraded_inputs", "loss_not_finite"]
+    assert [event.description for event in packet.events] == ["state_stale", "unusable_input", "loss_not_finite"]
     assert {event.level for event in packet.events} == {TelemetryLevel.WARNING}
     assert len({event.event_id for event in packet.events}) == 3
     assert packet.events[0].attributes == {"packet_id": "p1", "global_step": "1"}
@@ -82,3 +94,30 @@ def test_refusals_problems_and_a_reason_become_warnings() -> None:
     assert packet.system_health is not None
     assert packet.system_health.status is HealthStatus.DEGRADED
     assert packet.system_health.summary == "loss_not_finite"
+
+
+@pytest.mark.parametrize(
+    ("average", "level"),
+    [
+        (0.10, TelemetryLevel.CRITICAL),
+        (0.11, TelemetryLevel.WARNING),
+        (0.29, TelemetryLevel.WARNING),
+        (0.30, None),
+        (1.0, None),
+    ],
+)
+def test_degraded_inputs_has_the_level_of_its_threshold(average: float, level: TelemetryLevel | None) -> None:
+    limits = CoverageLimits(warn=0.30, critical=0.10)
+    packet = step_packet(measured(coverage_average=average, coverage_limits=limits))
+    assert [event.level for event in packet.events if event.description == "degraded_inputs"] == (
+        [] if level is None else [level]
+    )
+
+
+def test_degraded_inputs_names_what_is_missing_and_says_how_much_more_there_is() -> None:
+    limits = CoverageLimits(warn=0.30, critical=0.10)
+    missing = [f"layer.feature_{number}" for number in range(MAX_NAMED + 3)]
+    (event,) = step_packet(measured(coverage_average=0.2, coverage_limits=limits, missing_features=missing)).events
+    assert event.attributes["coverage_avg"] == "0.200"
+    assert event.attributes["missing_features"].startswith("layer.feature_0,layer.feature_1,")
+    assert event.attributes["missing_features"].endswith(f"… {MAX_NAMED + 3} in all")

@@ -14,6 +14,7 @@ from tamiyo_stream.runs.intake import (
     RECENT_IDS,
     Verdict,
     loss_delta,
+    record_latency,
     take_seeds,
     take_state,
 )
@@ -103,3 +104,12 @@ def test_whatever_arrives_accepted_steps_rise_and_memory_stays_bounded(steps: li
     assert len(run.recent_ids) <= RECENT_IDS
     assert len(run.history) <= HISTORY_STEPS
     assert len(accepted) + run.counters.get("stale", 0) == len(steps)
+
+
+def test_a_decisions_latency_is_noted_and_a_late_one_is_counted() -> None:
+    run = RunState(run_id="r")
+    for step, latency_ms in ((1, 45.0), (2, 45.1)):
+        take_state(run, f"e{step}", packet(step))
+        record_latency(run, latency_ms, deadline_ms=45.0)
+    assert [record.decision_latency_ms for record in run.history] == [45.0, 45.1]
+    assert run.counters["sla_breaches"] == 1

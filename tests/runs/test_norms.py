@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tamiyo_stream.graph.features import NODES, Transform
 from tamiyo_stream.graph.relations import RELATIONS
@@ -128,3 +132,43 @@ def test_export_is_sorted_plain_json():
     exported = norms.export_norms({"loss": EwmaNorm(1.0, 2.0, 3), "gradient_norm": EwmaNorm(0.5, 0.25, 1)})
     assert list(exported) == ["gradient_norm", "loss"]
     assert exported["loss"] == {"mean": 1.0, "var": 2.0, "count": 3}
+
+
+_any_norm = st.builds(
+    EwmaNorm,
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(min_value=norms.EPSILON, allow_infinity=False),
+    st.integers(0, 2**53),
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(norms.PRIORS)), _any_norm))
+def test_restore_is_the_inverse_of_export_even_through_json(state):
+    assert norms.restore_norms(norms.export_norms(state)) == state
+    assert norms.restore_norms(json.loads(json.dumps(norms.export_norms(state)))) == state
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ([], "norms is no object"),
+        ({"sparkle": {"mean": 1.0, "var": 1.0, "count": 0}}, "norms.sparkle names a metric that has no prior"),
+        ({"loss": 1.0}, "norms.loss has other fields than mean, var, count"),
+        ({"loss": {"mean": 1.0, "var": 1.0}}, "norms.loss has other fields"),
+        ({"loss": {"mean": 1.0, "var": 1.0, "count": 0, "std": 1.0}}, "norms.loss has other fields"),
+        ({"loss": {"mean": math.nan, "var": 1.0, "count": 0}}, "norms.loss.mean is nan"),
+        ({"loss": {"mean": "1", "var": 1.0, "count": 0}}, "norms.loss.mean is '1'"),
+        ({"loss": {"mean": True, "var": 1.0, "count": 0}}, "norms.loss.mean is True"),
+        ({"loss": {"mean": 10**400, "var": 1.0, "count": 0}}, "norms.loss.mean is 1000"),
+        ({"loss": {"mean": 1.0, "var": 0.0, "count": 0}}, "norms.loss.var is 0.0"),
+        ({"loss": {"mean": 1.0, "var": -1.0, "count": 0}}, "norms.loss.var is -1.0"),
+        ({"loss": {"mean": 1.0, "var": math.inf, "count": 0}}, "norms.loss.var is inf"),
+        ({"loss": {"mean": 1.0, "var": None, "count": 0}}, "norms.loss.var is None"),
+        ({"loss": {"mean": 1.0, "var": 1.0, "count": -1}}, "norms.loss.count is -1"),
+        ({"loss": {"mean": 1.0, "var": 1.0, "count": 1.0}}, "norms.loss.count is 1.0"),
+        ({"loss": {"mean": 1.0, "var": 1.0, "count": True}}, "norms.loss.count is True"),
+    ],
+)
+def test_statistics_that_cannot_be_used_are_refused_and_named(data, named):
+    with pytest.raises(norms.NormsCorrupt, match=rf"^{re.escape(named)}.*delete it to start from the priors"):
+        norms.restore_norms(data)

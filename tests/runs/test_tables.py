@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from schemas.enums import BlueprintKind
+from schemas.simic import PolicyUpdate
 from schemas.urabrask import BlueprintSafetyFailed, BlueprintSafetySheet
 from schemas.urza import Blueprint, BlueprintDescriptor
 from tamiyo_stream.runs.tables import MAX_HOSTS, Tables
@@ -49,3 +50,32 @@ def test_the_oldest_host_leaves_when_the_table_is_full() -> None:
         tables.add_blueprint(blueprint(f"m{number}", 1))
     assert len(tables.hosts) == MAX_HOSTS
     assert "m0" not in tables.hosts
+
+
+def test_a_failure_older_than_the_sheet_is_history() -> None:
+    tables = Tables()
+    tables.add_sheet(BlueprintSafetySheet(blueprint_id="k", issued_at=2))
+    assert not tables.add_failure(BlueprintSafetyFailed(blueprint_id="k", reason="oom", issued_at=1))
+    assert tables.failures == {}
+
+
+def test_blueprints_without_a_sheet_are_named_once_and_in_order() -> None:
+    tables = Tables()
+    tables.add_sheet(BlueprintSafetySheet(blueprint_id="b", issued_at=1))
+    assert tables.unsheeted(["c", "b", "a", "c"]) == ("c", "a")
+
+
+def test_the_newest_policy_update_is_kept() -> None:
+    tables = Tables()
+    for policy_id, issued_at, kept in (("p1", 1, True), ("p3", 3, True), ("p2", 2, False)):
+        update = PolicyUpdate(
+            policy_id=policy_id,
+            issued_at=issued_at,
+            tamiyo_policy_version="tamiyo_gnn_v1",
+            sha256="0" * 64,
+            size_bytes=1,
+            uri="file:///p",
+        )
+        assert tables.add_policy_update(update) is kept
+    assert tables.policy_update is not None
+    assert tables.policy_update.policy_id == "p3"

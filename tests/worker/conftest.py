@@ -21,7 +21,8 @@ from schemas.tolaria import SystemStatePacket
 from tamiyo_stream.graph.registries import Registries
 from tamiyo_stream.settings import Settings, load_settings
 from tamiyo_stream.worker.connection import open_client
-from tamiyo_stream.worker.service import Stages, build_engine, serve
+from tamiyo_stream.worker.norms import NormsKeeper
+from tamiyo_stream.worker.service import NORMS_FILE, Stages, build_engine, serve
 
 PATIENCE_S = 30.0
 SECRET = "a secret of the tests"
@@ -118,7 +119,8 @@ def worker(settings: Settings, engine):
     async def run(*, worker_id: str = "w1", engine=engine, **changes) -> AsyncIterator[anyio.Event]:
         mine = settings.model_copy(update={"worker_id": worker_id, **changes})
         registries = await to_thread.run_sync(Registries, mine.var_dir / "registries")
-        stages = Stages(registries, engine, open_client(mine), open_client(mine))
+        norms = await to_thread.run_sync(NormsKeeper, mine.var_dir / NORMS_FILE)
+        stages = Stages(registries, norms, engine, open_client(mine), open_client(mine))
         stop = anyio.Event()
         async with anyio.create_task_group() as group:
             group.start_soon(serve, mine, stages, stop)

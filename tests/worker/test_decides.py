@@ -90,7 +90,9 @@ async def test_a_restarted_worker_goes_on_where_the_last_one_stopped(upstream, w
     assert (run.last_step, run.counters["decided"], run.counters["stale"]) == (2, 2, 1)
 
 
-async def test_a_worker_that_takes_over_gets_the_same_norms_as_one_that_never_stopped(upstream, worker) -> None:
+async def test_a_worker_that_takes_over_gets_the_same_norms_as_one_that_never_stopped(
+    upstream, worker, tmp_path
+) -> None:
     async def norms() -> dict[str, object]:
         return decode_snapshot(await upstream.bus.hget("tamiyo:run:{0}:run", "state")).norms
 
@@ -102,7 +104,7 @@ async def test_a_worker_that_takes_over_gets_the_same_norms_as_one_that_never_st
     uninterrupted = await norms()
     await upstream.bus.flushall()
     for step, loss in enumerate(losses, 1):
-        async with worker(worker_id=f"w{step}"):
+        async with worker(worker_id=f"w{step}", var_dir=tmp_path / "successors"):
             await upstream.step(step, training_loss=loss)
             await upstream.decided(step)
     assert await norms() == uninterrupted

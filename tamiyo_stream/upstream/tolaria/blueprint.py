@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from schemas.codec import canonical_payload
-from schemas.enums import BlueprintKind
+from schemas.enums import BlueprintKind, CompileStatus
 from schemas.record import Float32Column, Int32Column, UInt8Column
 from schemas.urza import (
     Adjacency,
@@ -23,6 +23,7 @@ from schemas.urza import (
     BlueprintGraph,
     BlueprintLayers,
     BlueprintParameters,
+    CompileReport,
     EdgeList,
 )
 from tamiyo_stream.upstream.tolaria.activation_types import BY_NAME
@@ -50,13 +51,19 @@ class _Shares:
 
 
 def build_blueprint(
-    structure: ModelStructure, model: nn.Module, optimizer: Optimizer, *, run_id: str, issued_at: int
+    structure: ModelStructure,
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    run_id: str,
+    issued_at: int,
+    compiled: bool = False,
 ) -> Blueprint:
-    """Return the blueprint of ``model`` under ``optimizer``.
+    """Return the blueprint of ``model`` under ``optimizer``; ``compiled``: it runs under ``torch.compile``.
 
-    ``blueprint_version`` is the SHA-256 over structure, widths, counts, group ids and optimizer family: equal
-    models have equal versions, learning rates and weights do not matter. ``connects.weight`` is the number of
-    distinct ways between two layers; ``configures.weight`` the share of the feeding layers' scalars that the group
+    ``blueprint_version`` is the SHA-256 over structure, widths, counts, group ids, optimizer family and compile
+    status: equal models have equal versions, learning rates and weights do not matter. ``connects.weight`` is the
+    number of distinct ways between two layers; ``configures.weight`` the share of the feeding layers' scalars that the group
     owns; ``modulates.weight`` the share of the group's scalars that the feeding layers own.
     """
     shares = _shares_of(structure, optimizer)
@@ -87,6 +94,7 @@ def build_blueprint(
         run_id=run_id,
         descriptor=BlueprintDescriptor(name=type(model).__name__),
         graph=graph,
+        compiled=CompileReport(status=CompileStatus.COMPILED if compiled else CompileStatus.EAGER),
     )
     return msgspec.structs.replace(blueprint, blueprint_version=_version_of(blueprint))
 

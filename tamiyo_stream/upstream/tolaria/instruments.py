@@ -53,8 +53,8 @@ class Instruments:
         self._handles: list[RemovableHandle] = self._updates.attach(optimizer)
         self._observer = ForwardObserver(model, self.structure, guard)
         # Compiled code would be compiled anew at every change of hooks.
-        self._observable = not any(_is_compiled(module) for module in wrapped.modules())
-        if not self._observable:
+        self.compiled = any(_is_compiled(module) for module in wrapped.modules())
+        if self.compiled:
             log.info("%s is compiled: latencies and activations are not measured", type(model).__name__)
         self._layers = LayerColumns(self._layout)
         self._activations = ActivationColumns(self.structure)
@@ -68,7 +68,7 @@ class Instruments:
     def sample_next(self, wanted: bool) -> None:
         """Say whether the coming step is a sampled one: with hooks, weight copies and activation statistics."""
         self._updates.sampled = wanted
-        if wanted and self._observable:
+        if wanted and not self.compiled:
             self._observer.arm()
         else:
             self._observer.disarm()

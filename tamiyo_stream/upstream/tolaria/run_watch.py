@@ -124,6 +124,7 @@ class RunWatch:
             self._optimizer,
             run_id=self.run.run_id,
             issued_at=time.time_ns(),
+            compiled=instruments.compiled,
         )
         if blueprint.blueprint_version != self.blueprint_version:
             self._publisher.publish(Stream.BLUEPRINTS, blueprint, keep_as=blueprint.blueprint_id)

@@ -8,7 +8,7 @@ import torch
 
 from schemas.catalogue import MESSAGES
 from schemas.codec import decode_payload, encode_payload
-from schemas.enums import BlueprintKind
+from schemas.enums import BlueprintKind, CompileStatus
 from tamiyo_stream.upstream.tolaria.blueprint import build_blueprint
 from tamiyo_stream.upstream.tolaria.tracing import derive_structure
 from tests.upstream.tolaria.host_models import CharTransformer, Mlp, ResidualCnn
@@ -115,3 +115,7 @@ def test_a_subclassed_optimizer_keeps_its_family():
 
     model = Mlp()
     assert blueprint_of(model, Tuned(model.parameters())).graph.parameters.optimizer_family == ["adam"]
+
+
+def test_a_model_that_nobody_compiled_says_so():
+    assert blueprint_of(Mlp()).compiled.status is CompileStatus.EAGER

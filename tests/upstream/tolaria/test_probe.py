@@ -14,6 +14,7 @@ from torch import nn
 
 from schemas.catalogue import MESSAGES, Stream
 from schemas.codec import decode_payload, encode_payload
+from schemas.enums import CompileStatus
 from tamiyo_stream.upstream.tolaria.instruments import Instruments
 from tamiyo_stream.upstream.tolaria.probe import TolariaProbe
 from tests.upstream.tolaria.host_models import CharTransformer, DataDependent, Learned, Mlp, ResidualCnn, encoder
@@ -309,6 +310,7 @@ def test_a_compiled_model_is_seen_through_and_never_hooked():
     probe.step(loss=1.0)
 
     assert not hooked  # hooks that come and go would have it compiled anew each time
+    assert publisher.blueprints[0].compiled.status is CompileStatus.COMPILED
     assert publisher.blueprints[0].graph.layers.layer_id == ["first", "second", "last"]
     assert np.isfinite(publisher.states[0].layers.gradient_norm).all()
     assert np.isnan(publisher.states[0].layers.latency_ms).all()

@@ -63,8 +63,8 @@ def build_blueprint(
 
     ``blueprint_version`` is the SHA-256 over structure, widths, counts, group ids, optimizer family and compile
     status: equal models have equal versions, learning rates and weights do not matter. ``connects.weight`` is the
-    number of distinct ways between two layers; ``configures.weight`` the share of the feeding layers' scalars that the group
-    owns; ``modulates.weight`` the share of the group's scalars that the feeding layers own.
+    number of distinct ways between two layers; ``configures.weight`` the share of the feeding layers' scalars that
+    the group owns; ``modulates.weight`` the share of the group's scalars that the feeding layers own.
     """
     shares = _shares_of(structure, optimizer)
     graph = BlueprintGraph(

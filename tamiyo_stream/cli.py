@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from tamiyo_stream.demo.options import DemoOptions, Service
+
 if TYPE_CHECKING:
     from tamiyo_stream.settings import Settings
 
@@ -63,11 +65,17 @@ def demo(
     headless: Annotated[bool, typer.Option("--headless", help="Plain lines instead of the live view.")] = False,
     json: JsonOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of model, data order and Tamiyo's network.")] = 5,
+    without: Annotated[
+        list[Service] | None, typer.Option(help="Leave a service out; may be given several times.")
+    ] = None,
 ) -> None:
     """Train a real model under Tamiyo's control over an embedded Redis. Needs nothing else."""
-    from tamiyo_stream.demo.command import DemoOptions, run_demo  # noqa: PLC0415
+    from tamiyo_stream.demo.command import run_demo  # noqa: PLC0415
 
-    raise typer.Exit(run_demo(DemoOptions(steps=steps, headless=headless, json_file=json, seed=seed)))
+    options = DemoOptions(
+        steps=steps, headless=headless, json_file=json, seed=seed, without=frozenset(without or ())
+    )
+    raise typer.Exit(run_demo(options))
 
 
 LetterIds = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids, as `dlq ls` shows them.")]
@@ -117,6 +125,20 @@ def bench_probe(
     from tamiyo_stream.bench.report import print_report  # noqa: PLC0415
 
     print_report(probe_overhead(steps), json)
+
+
+@bench_app.command("graph")
+def bench_graph(
+    nodes: Annotated[int, typer.Option(min=10, help="Nodes of the large graph.")] = 10_000,
+    edges: Annotated[int, typer.Option(min=10, help="Edges of the large graph, reverses not counted.")] = 50_000,
+    passes: Annotated[int, typer.Option(min=10, help="Steps that are timed.")] = 300,
+    json: JsonOption = None,
+) -> None:
+    """Measure what a step's graph costs, its topology, its packet, and a hundred small runs in memory."""
+    from tamiyo_stream.bench.graph import graph_figures  # noqa: PLC0415
+    from tamiyo_stream.bench.report import print_report  # noqa: PLC0415
+
+    print_report(graph_figures(nodes, edges, passes), json)
 
 
 @schema_app.command("export")

@@ -79,8 +79,12 @@ class Settings(BaseSettings):
         int, Field(ge=1, description="Nodes of a graph beyond which the neighbours of a node are capped")
     ] = 100_000
     max_edges: Annotated[
-        int, Field(ge=1, description="Edges of a graph, reverses included, beyond which they are capped")
+        int, Field(ge=1, description="Edges of a graph, reverses not counted, beyond which they are capped")
     ] = 500_000
+    max_graphs_cached: Annotated[int, Field(ge=1, description="Runs whose graph structure is kept")] = 256
+    max_graph_bytes: Annotated[
+        int, Field(ge=1 << 20, description="Bytes that the kept structures and their buffers may take together")
+    ] = 1 << 30
 
     # Inference
     device: Annotated[str, Field(description="auto, cpu or cuda[:n]")] = "auto"

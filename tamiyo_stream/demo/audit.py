@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,24 @@ import redis
 
 from schemas.catalogue import Stream
 from schemas.entry import decode_entry
+from schemas.enums import BlueprintKind
+from schemas.kasmina import SeedExport
 from schemas.record import Message
 from schemas.signing import Keyring
 from schemas.tamiyo import AdaptationCommand
+from schemas.telemetry import TelemetryPacket
 from schemas.tolaria import SystemStatePacket
+from schemas.urabrask import BlueprintSafetySheet
 from schemas.urza import Blueprint
+from tamiyo_stream.graph.features import NODES
+from tamiyo_stream.graph.relations import RELATIONS
 
 PAGE = 500
+#: Coverage keys of what the requirements demand of upstream.
+MANDATORY_KEYS = frozenset(
+    [f"{schema.family}.{c.name}" for schema in NODES.values() for c in schema.channels if c.mandatory]
+    + [f"{relation.family}.{a.name}" for relation in RELATIONS for a in relation.attributes if a.mandatory]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,9 @@ class Audit:
         duplicates: answers beyond the first to one packet. missing: packets neither decided nor superseded.
         latencies_ms: per decided packet, Redis's time of its command minus that of the packet; whole ms.
         edges: data-flow edges of the newest blueprint.
+        feature_coverage, mandatory_coverage: average share of what the network reads, of all and of mandatory
+            features, in the newest decision. incomplete_features: mandatory ones below 1 in it, with their share.
+        seeds: by seed id, the stages it went through, its newest kernel and alpha.
     """
 
     published: int
@@ -43,6 +58,11 @@ class Audit:
     layers: int
     edges: int
     feature_coverage: float | None
+    mandatory_coverage: float | None
+    incomplete_features: dict[str, float]
+    kernels: int
+    safety_sheets: int
+    seeds: dict[str, dict[str, Any]]
 
     def latency_ms(self, percentile: float) -> float | None:
         """Return the percentile (0..100) of the latencies; None where nothing was decided."""
@@ -64,7 +84,7 @@ def audit(client: redis.Redis, run_id: str, keyring: Keyring | None) -> Audit:
     answers = Counter(command.packet_id for _, command in commands)
     superseded = {packet_id for _, command in commands for packet_id in command.superseded_packet_ids}
     layers, edges = _blueprint_size(client, run_id, keyring)
-    coverages = [command.annotations.get("feature_coverage") for _, command in commands]
+    newest = commands[-1][1].annotations if commands else {}
     return Audit(
         published=len(packets),
         decided=len(answers),
@@ -75,8 +95,49 @@ def audit(client: redis.Redis, run_id: str, keyring: Keyring | None) -> Audit:
         commands_by_type=dict(Counter(command.command_type.name for _, command in commands)),
         layers=layers,
         edges=edges,
-        feature_coverage=float(coverages[-1]) if coverages and coverages[-1] else None,
+        feature_coverage=float(newest["feature_coverage"]) if "feature_coverage" in newest else None,
+        mandatory_coverage=_mandatory_coverage(client, run_id, keyring),
+        incomplete_features=_incomplete(newest.get("coverage_map", "{}")),
+        kernels=_count(client, Stream.BLUEPRINTS, keyring, _is_kernel),
+        safety_sheets=_count(client, Stream.SAFETY, keyring, lambda m: isinstance(m, BlueprintSafetySheet)),
+        seeds=_seeds(client, run_id, keyring),
     )
+
+
+def _mandatory_coverage(client: redis.Redis, run_id: str, keyring: Keyring | None) -> float | None:
+    values = [
+        metric.value
+        for _, message in _messages(client, Stream.TELEMETRY, keyring)
+        if isinstance(message, TelemetryPacket) and message.run_id == run_id
+        for metric in message.metrics
+        if metric.name == "tamiyo.gnn.mandatory_coverage"
+    ]
+    return values[-1] if values else None
+
+
+def _incomplete(coverage_map: str) -> dict[str, float]:
+    return {key: share for key, share in json.loads(coverage_map).items() if share < 1 and key in MANDATORY_KEYS}
+
+
+def _count(client: redis.Redis, stream: Stream, keyring: Keyring | None, wanted: Callable[[Message], bool]) -> int:
+    return sum(wanted(message) for _, message in _messages(client, stream, keyring))
+
+
+def _is_kernel(message: Message) -> bool:
+    return isinstance(message, Blueprint) and message.kind is BlueprintKind.KERNEL
+
+
+def _seeds(client: redis.Redis, run_id: str, keyring: Keyring | None) -> dict[str, dict[str, Any]]:
+    seeds: dict[str, dict[str, Any]] = {}
+    for _, message in _messages(client, Stream.SEEDS, keyring):
+        if not isinstance(message, SeedExport) or message.run_id != run_id:
+            continue
+        for seed in message.seeds:
+            known = seeds.setdefault(seed.seed_id, {"stages": [], "blueprint": None, "alpha": 0.0})
+            if known["stages"][-1:] != [seed.stage.name]:
+                known["stages"].append(seed.stage.name)
+            known["blueprint"], known["alpha"] = seed.blueprint_id, seed.alpha or 0.0
+    return seeds
 
 
 def _blueprint_size(client: redis.Redis, run_id: str, keyring: Keyring | None) -> tuple[int, int]:

@@ -8,9 +8,9 @@ import secrets
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from types import FrameType
@@ -23,10 +23,14 @@ from rich.table import Table
 
 from schemas.signing import Keyring
 from tamiyo_stream.demo.audit import Audit, audit
-from tamiyo_stream.demo.training import TrainingRun
+from tamiyo_stream.demo.options import DemoOptions
+from tamiyo_stream.demo.platform import plant_seeds, publish_tables
+from tamiyo_stream.demo.training import Arrival, CharacterTraining, TrainingRun
 from tamiyo_stream.demo.view import LiveView, PlainView, View
 from tamiyo_stream.demo.worker_process import WorkerFailed, WorkerProcess
+from tamiyo_stream.upstream.commands import CommandInbox
 from tamiyo_stream.upstream.embedded_redis import EmbeddedRedis, RedisServerUnavailable
+from tamiyo_stream.upstream.publisher import StreamPublisher
 
 RUN_ID = "demo"
 KEY_ID = "demo"
@@ -35,16 +39,6 @@ LOSS_WINDOW = 10
 EXIT_FAILED = 1
 EXIT_UNUSABLE = 2
 EXIT_INTERRUPTED = 130
-
-
-@dataclass(frozen=True, slots=True)
-class DemoOptions:
-    """What the command line asked for; ``json_file`` ``-`` is stdout."""
-
-    steps: int
-    headless: bool
-    json_file: Path | None
-    seed: int
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -77,31 +71,41 @@ def _demonstrate(options: DemoOptions, console: Console) -> dict[str, Any]:
             WorkerProcess(_worker_environment(server.url, secret, scratch, options.seed), scratch / "worker.log")
         )
         console.print(f"Redis on {server.url}, worker process {worker.pid} starting", highlight=False)
-        run = TrainingRun(RUN_ID, server.url, keyring, steps=options.steps, seed=options.seed)
+        publisher = stack.enter_context(StreamPublisher(server.url, keyring))
+        run = _platform(options, publisher, CommandInbox(server.url, RUN_ID, keyring))
         stack.callback(run.close)
         worker.wait_until_ready()
-        losses, received = _train(run, worker, _view(options, console))
+        losses, arrivals = _train(run, worker, _view(options, console))
         run.close()
+        publisher.close()
         client = stack.enter_context(redis.Redis.from_url(server.url))
         account = audit(client, RUN_ID, keyring)
         status = worker.stop()
-    report = _report(options, account, losses, received, worker_status=status)
+    report = _report(options, account, losses, arrivals, worker_status=status)
     console.print(_summary(report))
     return report
 
 
-def _train(run: TrainingRun, worker: WorkerProcess, view: View) -> tuple[list[float], int]:
+def _platform(options: DemoOptions, publisher: StreamPublisher, inbox: CommandInbox) -> TrainingRun:
+    """Return the training run with the rest of the platform around it; the worker starts meanwhile."""
+    training = CharacterTraining(options.seed)
+    publish_tables(publisher, training, RUN_ID, options.without)
+    seeds = plant_seeds(publisher, training, RUN_ID, options.without)
+    return TrainingRun(RUN_ID, training, publisher, inbox, seeds, steps=options.steps)
+
+
+def _train(run: TrainingRun, worker: WorkerProcess, view: View) -> tuple[list[float], list[Arrival]]:
     losses: list[float] = []
-    received = 0
+    arrivals: list[Arrival] = []
     try:
         for progress in run:
             worker.check()
             losses += [progress.loss] if progress.loss is not None else []
-            received += len(progress.arrivals)
+            arrivals += progress.arrivals
             view.show(progress)
     finally:
         view.close()
-    return losses, received
+    return losses, arrivals
 
 
 def _view(options: DemoOptions, console: Console) -> View:
@@ -123,12 +127,19 @@ def _worker_environment(url: str, secret: str, scratch: Path, seed: int) -> dict
 
 
 def _report(
-    options: DemoOptions, account: Audit, losses: list[float], received: int, *, worker_status: int | None
+    options: DemoOptions,
+    account: Audit,
+    losses: list[float],
+    arrivals: list[Arrival],
+    *,
+    worker_status: int | None,
 ) -> dict[str, Any]:
+    refusals = Counter(arrival.refusal for arrival in arrivals if arrival.refusal)
     return {
+        "without": sorted(options.without),
         "steps": options.steps,
         "steps_published": account.published,
-        "decisions_received": received,
+        "decisions_received": len(arrivals),
         "decided": account.decided,
         "superseded": account.superseded,
         "duplicates": account.duplicates,
@@ -137,7 +148,14 @@ def _report(
         "layers": account.layers,
         "edges": account.edges,
         "feature_coverage": account.feature_coverage,
+        "mandatory_coverage": account.mandatory_coverage,
+        "incomplete_features": account.incomplete_features,
+        "safety_sheets": account.safety_sheets,
+        "kernels": account.kernels,
+        "seeds": account.seeds,
         "commands_by_type": account.commands_by_type,
+        "commands_applied": len(arrivals) - refusals.total(),
+        "commands_refused": dict(refusals),
         "initial_loss": fmean(losses[:LOSS_WINDOW]) if losses else None,
         "final_loss": fmean(losses[-LOSS_WINDOW:]) if losses else None,
         "worker_exit_status": worker_status,
@@ -154,12 +172,19 @@ def _summary(report: dict[str, Any]) -> Table:
         ("commands", ", ".join(f"{count} {name}" for name, count in report["commands_by_type"].items()) or "none"),
         ("state to command, p50 / p95", f"{_ms(latency['p50'])} / {_ms(latency['p95'])} ms"),
         ("blueprint", f"{report['layers']} layers, {report['edges']} data-flow edges"),
-        ("feature coverage", report["feature_coverage"]),
+        ("kernels / safety sheets", f"{report['kernels']} / {report['safety_sheets']}"),
+        ("seeds", "; ".join(f"{name} {_life(seed)}" for name, seed in report["seeds"].items()) or "none"),
+        ("feature coverage, all / mandatory", f"{report['feature_coverage']} / {report['mandatory_coverage']}"),
         ("loss", f"{report['initial_loss']:.3f} → {report['final_loss']:.3f}" if report["initial_loss"] else "–"),
     )
     for name, value in rows:
         table.add_row(name, str(value))
     return table
+
+
+def _life(seed: dict[str, Any]) -> str:
+    kernel = f" ({seed['blueprint']}, α {seed['alpha']:.2f})" if seed["blueprint"] else ""
+    return f"{seed['stages'][-1].lower()}{kernel}"
 
 
 def _ms(value: float | None) -> str:

@@ -69,6 +69,7 @@ class CharTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.length = length
+        self.width = width
         self.embedding = nn.Embedding(alphabet, width)
         self.position = nn.Embedding(length, width)
         self.blocks = nn.ModuleList(Block(width, heads, length, dropout) for _ in range(depth))

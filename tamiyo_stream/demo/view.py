@@ -19,6 +19,19 @@ SHOWN_DECISIONS = 12
 SHOWN_LOSSES = 60
 LINES_EVERY = 50
 _BARS = "▁▂▃▄▅▆▇█"
+#: Stage -> how much of a seed's life is behind it.
+_LIFE = {
+    "DORMANT": "○",
+    "GERMINATED": "◔",
+    "TRAINING": "◔",
+    "BLENDING": "◑",
+    "SHADOWING": "◕",
+    "PROBATIONARY": "◕",
+    "FOSSILIZED": "●",
+    "CULLED": "✕",
+    "EMBARGOED": "✕",
+}
+_STAGE_STYLES = {"FOSSILIZED": "green", "CULLED": "red", "EMBARGOED": "red", "DORMANT": "dim"}
 
 
 class View(Protocol):
@@ -99,6 +112,7 @@ class LiveView:
                 figures,
                 _progress_row(self._steps, progress.step),
                 Text(f"loss  {sparkline(self._losses)}", style="cyan"),
+                seed_row(progress.seeds),
                 decision_table(self._arrivals),
             ),
             title="Tamiyo stream · a character transformer learns Python's standard library",
@@ -112,6 +126,15 @@ def _progress_row(steps: int, done: int) -> Table:
     row = Table.grid(expand=True)  # a bare bar ends without a line break and swallows what follows
     row.add_row(ProgressBar(total=steps, completed=done))
     return row
+
+
+def seed_row(stages: Mapping[str, str]) -> Text:
+    """Return each seed with its stage, and how far along its life that is."""
+    row = Text("seeds ")
+    for seed_id, stage in stages.items():
+        row.append(f" {seed_id} ", style="dim")
+        row.append(f"{_LIFE.get(stage, '·')} {stage.lower()}", style=_STAGE_STYLES.get(stage, ""))
+    return row if stages else row.append(" none: Kasmina sends nothing", style="dim")
 
 
 def decision_table(arrivals: Iterable[Arrival]) -> Table:

@@ -8,35 +8,29 @@ Nothing here raises on what upstream sends, and the run is only read.
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from schemas.kasmina import SeedState
 from schemas.tolaria import SystemStatePacket
 from schemas.urza import Blueprint
-from tamiyo_stream.graph.blocks import Block, Encoded
-from tamiyo_stream.graph.coverage import Tally, summarise
-from tamiyo_stream.graph.families import EDGE_FAMILIES, NODE_FAMILIES, Family
-from tamiyo_stream.graph.features import Total, Transform
+from tamiyo_stream.graph.blocks import Target
+from tamiyo_stream.graph.caps import MAX_EDGES, MAX_NODES
+from tamiyo_stream.graph.coverage import silent_families, summarise
+from tamiyo_stream.graph.families import BY_TARGET, FAMILIES
+from tamiyo_stream.graph.features import Transform
+from tamiyo_stream.graph.objects import KERNEL_FIELDS, SEED_FIELDS, read_objects
+from tamiyo_stream.graph.program import Program
 from tamiyo_stream.graph.registries import Registries
-from tamiyo_stream.graph.rows import Place, fill_columns, fill_objects, monitor_subjects
+from tamiyo_stream.graph.run_cache import CachedRun, RunCache
 from tamiyo_stream.graph.seed_edges import TOP_LAYERS, seed_structure
-from tamiyo_stream.graph.sources import (
-    Subjects,
-    kernel_subjects,
-    number,
-    read,
-    run_subject,
-    seed_subjects,
-    state_subject,
-)
-from tamiyo_stream.graph.structures import Coverage, FloatArray, StepGraph
-from tamiyo_stream.graph.template import Template
+from tamiyo_stream.graph.sources import kernel_subjects, read, run_subject, seed_subjects, state_subject
+from tamiyo_stream.graph.step_values import step_values
+from tamiyo_stream.graph.structures import Coverage, StepGraph
+from tamiyo_stream.graph.template import Buffers, Template
 from tamiyo_stream.graph.topology import build_topology
 from tamiyo_stream.runs.state import EwmaNorm, RunState
 from tamiyo_stream.runs.tables import Tables
@@ -44,55 +38,41 @@ from tamiyo_stream.runs.tables import Tables
 #: Steps between rankings of the layers by loss contribution: their order wavers, and each change costs a new
 #: topology.
 RANKING_STEPS = 64
-
-
-class _CachedRun:
-    """What is kept of a run between steps."""
-
-    def __init__(self) -> None:
-        self.blueprint: Blueprint | None = None
-        self.seeds: tuple[SeedState, ...] = ()
-        self.shapes: tuple[Any, ...] = ()
-        self.structure: tuple[Any, ...] = ()
-        self.objects: tuple[Any, ...] | None = None
-        self.reading = 0
-        self.template: Template | None = None
-        self.raw: dict[str, FloatArray] = {}
-        self.encoded: dict[str, Encoded] = {}
-        self.tallies: list[Tally] = []
-        self.coverage: Coverage | None = None
-        self.top_layers: tuple[int, ...] = ()
-        self.ranked_in = -1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Step:
-    """What all families of one step are written from.
-
-    ``unchanged``: the buffers hold the slots of seeds and kernels as they were last read.
-    """
-
-    cached: _CachedRun
-    template: Template
-    subjects: Subjects
-    norms: Mapping[str, EwmaNorm]
-    unchanged: bool
+#: A statistic's measurements, [N] float64.
+SampleArray = npt.NDArray[Any]
+#: Most problems that a graph names, and most characters of each.
+MAX_PROBLEMS = 32
+MAX_PROBLEM_LENGTH = 300
 
 
 class GraphBuilder:
-    """Builds step graphs; caches one structure per run, the least recently built run leaves first.
+    """Builds step graphs; keeps the structure and the buffers of each run between its steps.
+
+    For one thread at a time. The graphs are anyone's to read, and their arrays nobody's to write.
 
     Args:
         registries: number the categories; grow as new ones are seen.
-        max_cached: runs kept.
+        max_cached: runs kept; the least recently built leaves first.
+        max_cached_bytes: bytes of arrays kept over all runs.
+        max_nodes: nodes above which a graph's in-degrees are capped (``caps``).
+        max_edges: as ``max_nodes``, edges of the forward relations.
         deadline_ms: budget of a decision, for ``latency_budget_utilisation``.
     """
 
-    def __init__(self, registries: Registries, *, max_cached: int = 32, deadline_ms: float = 45.0) -> None:
+    def __init__(
+        self,
+        registries: Registries,
+        *,
+        max_cached: int = 256,
+        max_cached_bytes: int = 1 << 30,
+        max_nodes: int = MAX_NODES,
+        max_edges: int = MAX_EDGES,
+        deadline_ms: float = 45.0,
+    ) -> None:
         self._registries = registries
-        self._max_cached = max_cached
+        self._limits = {"max_nodes": max_nodes, "max_edges": max_edges}
         self._deadline_ms = deadline_ms
-        self._runs: OrderedDict[str, _CachedRun] = OrderedDict()
+        self._runs = RunCache(max_runs=max_cached, max_bytes=max_cached_bytes)
 
     def build(self, run: RunState, packet: SystemStatePacket, tables: Tables) -> StepGraph:
         """Return the graph of ``packet``, normalised with ``run.norms`` as they are. ``run`` is not changed.
@@ -103,55 +83,48 @@ class GraphBuilder:
         with np.errstate(over="ignore", invalid="ignore"):
             return self._build(run, packet, tables)
 
-    def samples(self, run: RunState, packet: SystemStatePacket) -> dict[str, FloatArray]:
+    def samples(self, run: RunState, packet: SystemStatePacket) -> dict[str, SampleArray]:
         """Return what this packet tells about each moving statistic, by prior name: flat arrays, NaN for missing.
 
         For :func:`tamiyo_stream.runs.norms.observe`, after :meth:`build`. Columns count whether or not they fit
         the blueprint: they were measured, only their place is unknown.
         """
         seeds = _seeds_of(run, packet)
-        found: dict[str, list[FloatArray]] = {}
+        found: dict[str, list[SampleArray]] = {}
         for prior, sources in _SAMPLED:
-            if sources[0].startswith("seed."):
-                values = [read(sources, {"seed": seed}) for seed in seeds]
-            else:
-                values = [read(sources, {"state": packet})]
-            arrays = [np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in values if value is not None]
-            found.setdefault(prior, []).extend(array.astype(np.float64) for array in arrays)
-        return {prior: np.concatenate(arrays) for prior, arrays in found.items() if arrays}
+            subjects = (
+                [{"seed": seed} for seed in seeds] if sources[0].startswith("seed.") else [{"state": packet}]
+            )
+            values = [value for subject in subjects if (value := read(sources, subject)) is not None]
+            arrays = found.setdefault(prior, [])
+            arrays += [np.asarray(value, dtype=np.float64).reshape(-1) for value in values]
+        return {prior: _joined(arrays) for prior, arrays in found.items() if arrays}
 
     def forget(self, run_id: str) -> None:
         """Drop what is cached for a run that ended."""
-        self._runs.pop(run_id, None)
+        self._runs.forget(run_id)
 
     def _build(self, run: RunState, packet: SystemStatePacket, tables: Tables) -> StepGraph:
         blueprint, problems = _host_of(run, packet, tables)
         seeds = _seeds_of(run, packet)
+        repeated = 0 if run.seeds else len(packet.seed_states or ()) - len(seeds)
+        if repeated:
+            problems.append(f"state.seed_states: {repeated} seeds repeat the id of another; the last one counts")
         kernels = tuple(tables.kernels.values())
-        cached = self._cached(run.run_id)
+        cached = self._runs.take(run.run_id)
         template = self._template(cached, blueprint, seeds, kernels, packet)
         self._read_objects(cached, template, seeds, kernels, tables)
-        state, unused = state_subject(packet, _counts(template, packet))
-        subjects = {
-            "state": state,
-            "blueprint": blueprint,
-            "sheet": tables.sheets.get(blueprint.blueprint_id) if blueprint is not None else None,
-            "run": run_subject(run, self._deadline_ms),
-        }
+        state, unused = state_subject(packet, blueprint, template.counts)
+        sheet = tables.sheets.get(blueprint.blueprint_id) if blueprint is not None else None
+        values = step_values(state, run_subject(run, self._deadline_ms), template.objects.moving)
+        program = template.program(tuple([value is not None for value in values]), sheet)
         buffers = template.acquire()
-        step = _Step(cached, template, subjects, run.norms, unchanged=buffers.objects == cached.reading)
-        tallies = list(template.tallies)
-        for node_type, family in NODE_FAMILIES.items():
-            tallies += self._write(family, buffers.x[node_type], step, None)
-        for relation, family in EDGE_FAMILIES:
-            wiring = template.built.wirings[relation.edge_type]
-            forward = buffers.attributes[relation.edge_type]
-            tallies += self._write(family, forward, step, (relation, wiring))
-            settled = family.is_static or (step.unchanged and family.name in cached.encoded)
-            if len(wiring) and not settled:
-                reverse = buffers.attributes[relation.reverse_type]
-                np.take(forward, wiring.reverse_order, axis=0, out=reverse, mode="clip")
-        buffers.objects = cached.reading
+        counts = _write(template, program, buffers, values, run.norms)
+        self._runs.charge(cached)
+        silent = silent_families(
+            seeds_exported=run.seeds_timestamp_ns > 0 or packet.seed_states is not None,
+            kernels_known=bool(kernels),
+        )
         return StepGraph(
             run_id=run.run_id,
             packet_id=packet.packet_id,
@@ -159,53 +132,15 @@ class GraphBuilder:
             topology=template.built.topology,
             x_dict=dict(buffers.x),
             edge_attr_dict=dict(buffers.attributes),
-            coverage=_coverage(cached, template, tallies),
-            problems=(*problems, *template.built.problems, *unused),
+            coverage=_coverage(cached, template, program, counts, silent),
+            problems=_bounded([*problems, *template.built.problems, *unused]),
+            sampled_edges=template.built.sampled_edges,
+            learned_fallbacks=(blueprint is None) + cached.unknown_kernels + template.learned_fallbacks,
         )
-
-    def _write(self, family: Family, target: FloatArray, step: _Step, place: Place | None) -> Iterator[Tally]:
-        """Write one family's changing slots into ``target`` and count what was there."""
-        cached = step.cached
-        fan_out = float(place[1].max_fan_out) if place is not None else math.nan
-        totals = {Total.DEPTH: step.template.depth, Total.FAN_OUT: fan_out}
-        for block, scalar in ((family.scalar, True), (family.column, False)):
-            if not block.fields:
-                continue
-            if not len(target):
-                yield Tally(family.name, block.keys, block.mandatory, block.absent, 0)
-                continue
-            encoded = None if scalar else cached.encoded.get(family.name)
-            if encoded is None or not step.unchanged:
-                raw = None if scalar else cached.raw.get(family.name)
-                keep = raw is not None and not block.is_moving
-                if raw is None and scalar:
-                    raw = self._scalars(block, step.subjects)
-                elif raw is None:
-                    raw = fill_columns(block, step.subjects, len(target), place)
-                encoded = block.encode(raw, step.norms, totals)
-                block.write(target, encoded)
-                if keep:
-                    cached.encoded[family.name] = encoded
-            yield Tally(family.name, block.keys, block.mandatory, block.tally(encoded), len(target))
-
-    def _scalars(self, block: Block, subjects: Subjects) -> FloatArray:
-        raw = block.empty(1)
-        for entry, rows in zip(block.fields, block.slices, strict=True):
-            raw[rows] = number(read(entry.sources, subjects), entry, self._registries)
-        return raw
-
-    def _cached(self, run_id: str) -> _CachedRun:
-        cached = self._runs.get(run_id)
-        if cached is None:
-            cached = self._runs[run_id] = _CachedRun()
-            while len(self._runs) > self._max_cached:
-                self._runs.popitem(last=False)
-        self._runs.move_to_end(run_id)
-        return cached
 
     def _template(
         self,
-        cached: _CachedRun,
+        cached: CachedRun,
         blueprint: Blueprint | None,
         seeds: tuple[SeedState, ...],
         kernels: tuple[Blueprint, ...],
@@ -220,57 +155,49 @@ class GraphBuilder:
             _rank_layers(cached, blueprint, packet)
         structure = (blueprint, kernels, cached.shapes, cached.top_layers)
         if cached.template is None or structure != cached.structure:
-            built = build_topology(blueprint, seeds, kernels, top_layers=cached.top_layers)
+            built = build_topology(blueprint, seeds, kernels, top_layers=cached.top_layers, **self._limits)
             cached.template = Template(blueprint, built, self._registries)
             cached.structure = structure
-            cached.objects = None
             cached.coverage = None
         return cached.template
 
     def _read_objects(
         self,
-        cached: _CachedRun,
+        cached: CachedRun,
         template: Template,
         seeds: tuple[SeedState, ...],
         kernels: tuple[Blueprint, ...],
         tables: Tables,
     ) -> None:
-        """Read seeds and kernels again where one of them, or what is attached to it, was replaced."""
+        """Read seeds or kernels again where one of them, or what is attached to it, was replaced."""
         attached = [seed.blueprint_id or "" for seed in seeds]
-        objects = (
-            seeds,
-            tuple(map(tables.kernels.get, attached)),
-            tuple(map(tables.sheets.get, attached)),
-            tuple(tables.sheets.get(kernel.blueprint_id) for kernel in kernels),
-        )
-        if objects == cached.objects:
-            return
-        cached.objects = objects
-        cached.reading += 1
-        cached.encoded = {}
-        of_seeds = [seed_subjects(seed, tables) for seed in seeds]
-        of_kernels = [kernel_subjects(kernel, tables, self._registries) for kernel in kernels]
-        cached.raw = {
-            NODE_FAMILIES[node_type].name: fill_objects(
-                NODE_FAMILIES[node_type].column, subjects, self._registries
-            )
-            for node_type, subjects in (("seed", of_seeds), ("blueprint", of_kernels))
-        }
-        for relation, family in EDGE_FAMILIES:
-            wiring = template.built.wirings[relation.edge_type]
-            if relation.name == "monitors":
-                per_edge = monitor_subjects(seeds, wiring)
-                cached.raw[family.name] = fill_objects(family.column, per_edge, self._registries)
-            elif relation.name == "allowed":
-                per_seed = fill_objects(family.column, of_seeds, self._registries)
-                cached.raw[family.name] = per_seed[:, wiring.source]
-            elif relation.name == "targets":
-                per_kernel = fill_objects(family.column, of_kernels, self._registries)
-                cached.raw[family.name] = per_kernel[:, wiring.target]
+        of_seeds = (seeds, tuple(map(tables.kernels.get, attached)), tuple(map(tables.sheets.get, attached)))
+        of_kernels = (kernels, tuple([tables.sheets.get(kernel.blueprint_id) for kernel in kernels]))
+        replaced = cached.objects_of is not template
+        if of_seeds != cached.seeds_read:
+            subjects = [seed_subjects(seed, tables) for seed in seeds]
+            cached.seeds_read, cached.of_seeds = of_seeds, read_objects(SEED_FIELDS, subjects, self._registries)
+            known = zip(attached, of_seeds[1], strict=True)
+            cached.unknown_kernels = sum(bool(name) and kernel is None for name, kernel in known)
+            replaced = True
+        if of_kernels != cached.kernels_read:
+            subjects = [kernel_subjects(kernel, tables, self._registries) for kernel in kernels]
+            cached.kernels_read = of_kernels
+            cached.of_kernels = read_objects(KERNEL_FIELDS, subjects, self._registries)
+            replaced = True
+        if replaced:
+            cached.objects_of = template
+            template.objects.take(seeds, cached.of_seeds, cached.of_kernels)
+
+
+def _joined(arrays: list[SampleArray]) -> SampleArray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _seeds_of(run: RunState, packet: SystemStatePacket) -> tuple[SeedState, ...]:
-    return tuple(run.seeds.values()) if run.seeds else tuple(packet.seed_states or ())
+    """Return the seeds that Kasmina exported, else the packet's; of several with one id the last."""
+    seeds = run.seeds or {seed.seed_id: seed for seed in packet.seed_states or ()}
+    return tuple(seeds.values())
 
 
 def _host_of(run: RunState, packet: SystemStatePacket, tables: Tables) -> tuple[Blueprint | None, list[str]]:
@@ -286,22 +213,44 @@ def _host_of(run: RunState, packet: SystemStatePacket, tables: Tables) -> tuple[
     return blueprint, []
 
 
-def _coverage(cached: _CachedRun, template: Template, tallies: list[Tally]) -> Coverage:
-    """Summarise ``tallies``; most steps bring what the step before them brought."""
-    if cached.coverage is None or tallies != cached.tallies:
-        cached.tallies, cached.coverage = tallies, summarise(tallies, template.withheld)
+def _bounded(problems: list[str]) -> tuple[str, ...]:
+    """Return ``problems`` within the bounds, saying how many more there are."""
+    if len(problems) > MAX_PROBLEMS:
+        shown = MAX_PROBLEMS - 1
+        problems = [*problems[:shown], f"and {len(problems) - shown} more"]
+    return tuple(
+        text if len(text) <= MAX_PROBLEM_LENGTH else f"{text[: MAX_PROBLEM_LENGTH - 1]}…" for text in problems
+    )
+
+
+def _write(
+    template: Template, program: Program, buffers: Buffers, values: list[Any], norms: Mapping[str, EwmaNorm]
+) -> list[int] | None:
+    """Write a step into ``buffers``; return how many nodes or edges have each part (None: all of them)."""
+    changed: set[Target] = set()
+    if buffers.program is not program:
+        buffers.program, buffers.uniform = program, {target: {} for target in BY_TARGET}
+        changed |= program.settle(buffers.array)
+    if buffers.objects != template.objects.number:
+        buffers.objects = template.objects.number
+        changed |= template.objects.write(buffers.array)
+    written, counts = program.write(values, norms, buffers.array, buffers.uniform)
+    template.spread(buffers, changed | written)
+    return counts
+
+
+def _coverage(
+    cached: CachedRun, template: Template, program: Program, counts: list[int] | None, silent: frozenset[str]
+) -> Coverage:
+    """Summarise what was there; most steps bring what the step before them brought."""
+    counted = (program, template.objects.counts, counts, silent)
+    if cached.coverage is None or counted != cached.counted:
+        tallies = template.tallies + template.objects.tallies() + program.tallies(counts)
+        cached.counted, cached.coverage = counted, summarise(tallies, template.withheld | silent)
     return cached.coverage
 
 
-def _counts(template: Template, packet: SystemStatePacket) -> dict[str, int | None]:
-    """Lengths that the packet's columns must have; none fits when they belong to another version."""
-    blueprint = template.blueprint
-    if blueprint is not None and packet.blueprint_version not in (None, blueprint.blueprint_version):
-        return dict.fromkeys(template.counts)
-    return template.counts
-
-
-def _rank_layers(cached: _CachedRun, blueprint: Blueprint | None, packet: SystemStatePacket) -> None:
+def _rank_layers(cached: CachedRun, blueprint: Blueprint | None, packet: SystemStatePacket) -> None:
     """Rank the layers by loss contribution when none are ranked yet, then once per window of steps."""
     window = packet.global_step // RANKING_STEPS
     if cached.top_layers and cached.ranked_in == window:
@@ -319,10 +268,9 @@ def _rank_layers(cached: _CachedRun, blueprint: Blueprint | None, packet: System
 
 
 def _sampled() -> tuple[tuple[str, tuple[str, ...]], ...]:
-    families = [*NODE_FAMILIES.values(), *(family for _, family in EDGE_FAMILIES)]
     pairs = {
         (entry.prior, tuple(source for source in entry.sources if source.startswith(("state.", "seed.")))): None
-        for family in families
+        for family in FAMILIES
         for entry in family.fields
         if entry.transform is Transform.EWMA and not entry.sources[0].startswith("run.")
     }

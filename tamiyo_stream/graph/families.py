@@ -1,61 +1,66 @@
-"""Families: the feature and relation tables, compiled once at import into blocks (design §6).
-
-Per node type and relation there are three blocks, which differ in how often their values change.
-"""
+"""Families: the feature and relation tables as fields, divided by when they change; compiled once (design §6)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tamiyo_stream.graph.blocks import Block, Field
-from tamiyo_stream.graph.features import NODES, Channel, Kind, NodeSchema
+from tamiyo_stream.graph.blocks import Field, Target
+from tamiyo_stream.graph.features import NODES, Channel, Kind, NodeSchema, Transform
 from tamiyo_stream.graph.relations import RELATIONS, Attribute, Relation
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Family:
-    """A node type or forward relation: its coverage name and its blocks.
+    """A node type or forward relation: its coverage name and its fields.
 
-    ``static``: once per structure; ``scalar``: one value per step for all nodes or edges; ``column``: one value
-    each.
+    ``static``: read once per structure; ``objects``: read again when a seed, a kernel or a sheet of theirs is
+    replaced; ``step``: read in every step. A seed's moving statistics are ``step`` fields: its export stays, what
+    it is normalised with does not. ``relation`` is None for a node type.
     """
 
     name: str
-    prefix: str
-    static: Block = field(repr=False)
-    scalar: Block = field(repr=False)
-    column: Block = field(repr=False)
-
-    @property
-    def is_static(self) -> bool:
-        """Whether no step changes anything of it."""
-        return not (self.scalar.fields or self.column.fields)
+    target: Target
+    relation: Relation | None = field(repr=False)
+    static: tuple[Field, ...] = field(repr=False)
+    objects: tuple[Field, ...] = field(repr=False)
+    step: tuple[Field, ...] = field(repr=False)
 
     @property
     def fields(self) -> tuple[Field, ...]:
         """All fields of the family."""
-        return self.static.fields + self.scalar.fields + self.column.fields
+        return self.static + self.objects + self.step
 
 
+#: Families that describe seeds or kernels, which are read one by one; ``run.`` there speaks of each kernel.
+_OF_OBJECTS = frozenset(
+    {"node.seed", "node.blueprint", "edges.seed_monitors", "edges.seed_param_allowed", "edges.parameter_targets"}
+)
+#: Sources of one value for all nodes or edges, in the other families.
 _SCALAR_SOURCES = ("sheet.", "run.", "state.training_")
-#: Here ``run.`` speaks of each kernel.
-_OBJECTS = frozenset({"blueprint", "edges.parameter_targets"})
 
 
-def _family(name: str, prefix: str, fields: Iterable[tuple[Channel | Attribute, Field]]) -> Family:
-    blocks: dict[str, list[Field]] = {"static": [], "scalar": [], "column": []}
+def is_scalar(entry: Field) -> bool:
+    """Return whether a step field has one value for all nodes or edges."""
+    return entry.sources[0].startswith(_SCALAR_SOURCES)
+
+
+def _family(
+    name: str, target: Target, relation: Relation | None, fields: Iterable[tuple[Channel | Attribute, Field]]
+) -> Family:
+    parts: dict[str, list[Field]] = {"static": [], "objects": [], "step": []}
     for declared, entry in fields:
-        per_node = prefix in _OBJECTS or not entry.sources[0].startswith(_SCALAR_SOURCES)
-        blocks["static" if declared.static else "column" if per_node else "scalar"].append(entry)
-    return Family(name, prefix, *(Block(blocks[key]) for key in ("static", "scalar", "column")))
+        settles = name in _OF_OBJECTS and entry.transform is not Transform.EWMA
+        parts["static" if declared.static else "objects" if settles else "step"].append(entry)
+    return Family(name, target, relation, *(tuple(parts[key]) for key in ("static", "objects", "step")))
 
 
 def _node_family(schema: NodeSchema) -> Family:
     prefix = schema.family
     return _family(
         f"node.{prefix}",
-        prefix,
+        schema.node_type,
+        None,
         [
             (
                 channel,
@@ -84,7 +89,8 @@ def _edge_family(relation: Relation) -> Family:
     prefix = relation.family
     return _family(
         prefix,
-        prefix,
+        relation.edge_type,
+        relation,
         [
             (
                 attribute,
@@ -113,9 +119,7 @@ def _sources(declared: Channel | Attribute) -> tuple[str, ...]:
     return (declared.source, declared.fallback) if declared.fallback else (declared.source,)
 
 
-#: Families by node type.
-NODE_FAMILIES: dict[str, Family] = {node_type: _node_family(schema) for node_type, schema in NODES.items()}
-#: Each forward relation with its family.
-EDGE_FAMILIES: tuple[tuple[Relation, Family], ...] = tuple(
-    (relation, _edge_family(relation)) for relation in RELATIONS
-)
+#: All families, node types first, each in the order of its table.
+FAMILIES: tuple[Family, ...] = (*map(_node_family, NODES.values()), *map(_edge_family, RELATIONS))
+#: Families by node type or forward relation.
+BY_TARGET: dict[Target, Family] = {family.target: family for family in FAMILIES}

@@ -124,18 +124,44 @@ def allowed_links(graph: BlueprintGraph | None, seeds: Sequence[SeedState]) -> L
     return Links(np.asarray(source, dtype=np.int64), np.asarray(target, dtype=np.int64))
 
 
+def allowed_problems(graph: BlueprintGraph | None, seeds: Sequence[SeedState]) -> list[str]:
+    """Say what of the seeds' permissions could not become an edge: unknown names, and edges over the bound."""
+    if graph is None:
+        return []
+    parameter_ids = graph.parameters.parameter_id if graph.parameters is not None else []
+    known = frozenset(parameter_ids)
+    permissions = [_permission(graph, seed, position) for position, seed in enumerate(seeds)]
+    unknown = sum(name not in known for names in permissions for name in names or ())
+    problems = []
+    if unknown:
+        problems.append(f"allowed: {unknown} parameters are not in the blueprint and were dropped")
+    left_out = len(parameter_ids) - len(implied(len(parameter_ids), len(seeds)))
+    if left_out and None in permissions:
+        problems.append(
+            f"allowed: {left_out} of {len(parameter_ids)} parameters were left out for each seed that may touch "
+            f"all, so as not to imply more than {MAX_IMPLIED_EDGES} edges"
+        )
+    return problems
+
+
 def _allowed_names(graph: BlueprintGraph, seed: SeedState, position: int) -> tuple[str, ...] | None:
-    """Names of the parameters that the seed may touch; None = all."""
+    """Names of the parameters that the seed may touch, each once; None = all."""
+    names = _permission(graph, seed, position)
+    return None if names is None else tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+def _permission(graph: BlueprintGraph, seed: SeedState, position: int) -> Sequence[str | None] | None:
+    """Names as given, None for a position that the blueprint does not have; None = all parameters."""
     capabilities = graph.capabilities or Capabilities()
     if seed.allowed_parameters is not None:
-        return tuple(dict.fromkeys(seed.allowed_parameters))
+        return seed.allowed_parameters
     by_id = capabilities.allowed_parameters_by_seed_id.get(seed.seed_id)
     if by_id is not None:
-        return tuple(dict.fromkeys(by_id))
+        return by_id
     by_index = capabilities.allowed_parameters_by_seed_index.get(str(position))
     if by_index is not None:
         every = graph.parameters.parameter_id if graph.parameters is not None else []
-        return tuple(every[index] for index in dict.fromkeys(by_index) if index < len(every))
+        return [every[index] if index < len(every) else None for index in by_index]
     if seed.blend_allowed is not None:
         return None if seed.blend_allowed else ()
     return None if seed.stage in _BLENDING_STAGES or capabilities.allowed_blending_methods else ()

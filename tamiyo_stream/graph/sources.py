@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from schemas.kasmina import SeedState
+from schemas.record import Record
 from schemas.tolaria import SystemStatePacket
 from schemas.urza import Blueprint
 from tamiyo_stream.graph.blocks import Field
@@ -63,12 +64,15 @@ def number(value: Any, entry: Field, registries: Registries) -> float:
     return float(bool(value)) if entry.kind is Kind.FLAG else float(value)
 
 
-def state_subject(packet: SystemStatePacket, counts: Mapping[str, int | None]) -> tuple[dict[str, Any], list[str]]:
+def state_subject(
+    packet: SystemStatePacket, blueprint: Blueprint | None, counts: Mapping[str, int | None]
+) -> tuple[dict[str, Any], list[str]]:
     """Return the ``state`` subject without column groups that do not fit the blueprint, and what was left out.
 
     Args:
         packet: the step.
-        counts: elements that each column group must have; None: the group cannot be placed at all.
+        blueprint: the host model, None where it is not known.
+        counts: elements that each column group must have; None: the blueprint has no such section.
     """
     state: dict[str, Any] = {
         "training_loss": packet.training_loss,
@@ -78,22 +82,39 @@ def state_subject(packet: SystemStatePacket, counts: Mapping[str, int | None]) -
     problems = []
     for group, expected in counts.items():
         columns = getattr(packet, group)
-        if columns is None:
-            continue
-        length = next(
-            (len(c) for name in columns.__struct_fields__ if (c := getattr(columns, name)) is not None), None
-        )
+        length = None if columns is None else _length(columns)
         if length is None:
             continue
-        if length == expected:
+        misfit = _misfit(group, length, expected, packet, blueprint)
+        if misfit is None:
             state[group] = columns
-        elif expected is None:
-            problems.append(f"state.{group}: no matching blueprint is known; its columns were left out")
         else:
-            problems.append(
-                f"state.{group}: {length} elements where the blueprint has {expected}; its columns were left out"
-            )
+            problems.append(f"state.{group}: {misfit}; its columns were left out")
     return state, problems
+
+
+def _length(columns: Record) -> int | None:
+    for name in columns.__struct_fields__:
+        column = getattr(columns, name)
+        if column is not None:
+            return len(column)
+    return None
+
+
+def _misfit(
+    group: str, length: int, expected: int | None, packet: SystemStatePacket, blueprint: Blueprint | None
+) -> str | None:
+    """Say why a column group of ``length`` elements cannot be placed, None where it can."""
+    if blueprint is None:
+        return "the blueprint that its elements belong to is not known"
+    version = blueprint.blueprint_version
+    if packet.blueprint_version not in (None, version):
+        return f"it belongs to blueprint version {packet.blueprint_version!r}, known is {version!r}"
+    if expected is None:
+        return f"blueprint {blueprint.blueprint_id!r} version {version!r} lists no {group}"
+    if length != expected:
+        return f"{length} elements where the blueprint has {expected}"
+    return None
 
 
 def run_subject(run: RunState, deadline_ms: float) -> dict[str, Any]:
@@ -102,7 +123,9 @@ def run_subject(run: RunState, deadline_ms: float) -> dict[str, Any]:
     ``sla_breaches`` is the run's counter of that name. No message reports ``weatherlight_health``: it is missing.
     """
     recent = run.history[-ROLLING_STEPS:]
-    latency = recent[-1].decision_latency_ms if recent else None
+    # The newest step is being decided now; a superseded one never was.
+    latencies = (record.decision_latency_ms for record in reversed(recent))
+    latency = next((known for known in latencies if known is not None), None)
     return {
         "loss_mean": _mean_of([record.loss for record in recent]),
         "throughput_mean": _mean_of([record.samples_per_s for record in recent]),

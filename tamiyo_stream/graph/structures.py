@@ -38,11 +38,12 @@ class RelationEdges:
 class Topology:
     """Everything about a graph that does not change from step to step.
 
-    ``structure_hash`` is the SHA-256 (hex) over node counts and all edges: equal hashes mean that an execution
-    plan built for one graph serves the other. Every edge type of the relation table is a key of ``edges``, empty
-    where the graph has none; every node type is a key of ``node_ids``. ``ranks`` is empty unless the graph was
-    larger than the limits; then it holds, per edge type, [E] the rank of each edge among the in-edges of its
-    destination, strongest first from 0: stage *k* uses the edges whose rank is below ``NEIGHBOUR_CAPS[k]``.
+    ``structure_hash`` is the SHA-256 (hex) over node counts, all edges and their ranks: equal hashes mean that an
+    execution plan built for one graph serves the other. Every edge type of the relation table is a key of
+    ``edges``, empty where the graph has none; every node type is a key of ``node_ids``. ``ranks`` is empty unless
+    the graph was larger than the limits; then it holds, per edge type, [E] the rank of each edge among those into
+    its destination, strongest first from 0: stage *k* uses the edges whose rank is below ``NEIGHBOUR_CAPS[k]``.
+    The edges into a destination then lie in the order of their ranks.
     """
 
     structure_hash: str
@@ -87,7 +88,10 @@ class StepGraph:
 
     ``x_dict``: [N_t, raw width] float32 per node type; ``edge_attr_dict``: [E_r, attribute width] float32 per edge
     type, rows in the topology's edge order. ``seed_ids`` and ``kernel_ids`` name the ``seed`` and ``blueprint``
-    nodes in order. ``problems``: what upstream sent but the graph could not use, for logs and telemetry.
+    nodes in order. ``problems``: what upstream sent but the graph could not use, for logs and telemetry, bounded
+    in number and length. ``sampled_edges``: edges that the neighbour caps left out. ``learned_fallbacks``: nodes
+    that rest on a learned embedding because Urza's tables lack their entry: the host's blueprint, a seed's
+    attached kernel, an activation's function.
     """
 
     run_id: str
@@ -98,6 +102,8 @@ class StepGraph:
     edge_attr_dict: Mapping[EdgeType, FloatArray] = field(repr=False)
     coverage: Coverage = field(repr=False)
     problems: tuple[str, ...] = ()
+    sampled_edges: int = 0
+    learned_fallbacks: int = 0
 
     @property
     def layer_ids(self) -> tuple[str, ...]:

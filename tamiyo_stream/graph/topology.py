@@ -4,7 +4,7 @@ Built once per structure and reused every step. What a publisher got wrong never
 outside the blueprint's nodes are dropped, repeated edges count once (the first one's attributes stay), and both
 are named in ``problems``. An absent ``connects`` is a chain in layer order (``domain.md`` §2.13). Where a
 blueprint lists no activations, each layer gets one of its own: it feeds it, and it influences the layers behind
-(requirements ``000``).
+(requirements ``000``). Above the limits every node keeps its strongest in-edges (``caps``).
 """
 
 from __future__ import annotations
@@ -17,9 +17,18 @@ import numpy as np
 
 from schemas.kasmina import SeedState
 from schemas.urza import Adjacency, Blueprint, BlueprintGraph, EdgeList
-from tamiyo_stream.graph.relations import EDGE_TYPES, RELATIONS, EdgeType
-from tamiyo_stream.graph.seed_edges import Links, allowed_links, implied, monitor_links
+from tamiyo_stream.graph.caps import MAX_EDGES, MAX_NODES
+from tamiyo_stream.graph.relations import EDGE_TYPES, RELATIONS, EdgeType, Relation
+from tamiyo_stream.graph.seed_edges import (
+    MAX_IMPLIED_EDGES,
+    Links,
+    allowed_links,
+    allowed_problems,
+    implied,
+    monitor_links,
+)
 from tamiyo_stream.graph.structures import IndexArray, RelationEdges, Topology
+from tamiyo_stream.graph.wiring import WiredRelation, Wiring, wire, wire_capped
 
 #: Node id of the one context node.
 CONTEXT_ID = "run"
@@ -27,31 +36,16 @@ _NO_EDGES: IndexArray = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Wiring:
-    """How the attribute rows of a forward relation and its reverse are filled.
-
-    ``source``, ``target``: [E] node positions in forward order; ``origin``: [E] position of the edge in the list
-    it came from (the blueprint's edge list; for monitors all seeds' ``monitored_layers`` one after the other), -1
-    where none; ``reverse_order``: [E] forward row of each row of the reverse.
-    """
-
-    source: IndexArray
-    target: IndexArray
-    origin: IndexArray
-    reverse_order: IndexArray
-    max_fan_out: int
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class BuiltTopology:
-    """A topology, the wiring of every forward relation, and what was wrong with the input."""
+    """A topology, the wiring of every forward relation, and what was wrong with the input.
+
+    ``sampled_edges``: edges of both directions that the caps left out.
+    """
 
     topology: Topology
     wirings: Mapping[EdgeType, Wiring] = field(repr=False)
     problems: tuple[str, ...] = ()
+    sampled_edges: int = 0
 
 
 def build_topology(
@@ -60,6 +54,8 @@ def build_topology(
     kernels: Sequence[Blueprint],
     *,
     top_layers: Sequence[int] = (),
+    max_nodes: int = MAX_NODES,
+    max_edges: int = MAX_EDGES,
 ) -> BuiltTopology:
     """Build all nodes and edges.
 
@@ -69,31 +65,72 @@ def build_topology(
         kernels: candidate kernels, one ``blueprint`` node each.
         top_layers: positions of the layers with the largest loss contribution, watched by seeds that nobody binds;
             empty before any is known: the deepest layers stand in (``seed_edges``).
+        max_nodes: nodes above which in-degrees are capped to the first of ``NEIGHBOUR_CAPS``.
+        max_edges: as ``max_nodes``, edges of the forward relations.
     """
     graph = blueprint.graph if blueprint is not None else None
-    problems: list[str] = []
     node_ids = _node_ids(graph, seeds, kernels)
     counts = {node_type: len(ids) for node_type, ids in node_ids.items()}
+    links, problems = _all_links(graph, seeds, kernels, counts, node_ids["parameter"], top_layers)
+    kept = {
+        relation: _valid(relation.name, links[relation.edge_type], relation.edge_type, counts, problems)
+        for relation in RELATIONS
+    }
+    too_large = sum(counts.values()) > max_nodes or sum(map(len, kept.values())) > max_edges
+    adjacency = graph.adjacency if graph is not None else None
+    wired = {
+        relation: wire_capped(relation, each, counts, adjacency) if too_large else wire(relation, each, counts)
+        for relation, each in kept.items()
+    }
+    topology = _topology(counts, node_ids, wired)
+    return BuiltTopology(
+        topology,
+        {relation.edge_type: each.wiring for relation, each in wired.items()},
+        tuple(problems),
+        2 * sum(map(len, kept.values())) - topology.num_edges,
+    )
+
+
+def _all_links(
+    graph: BlueprintGraph | None,
+    seeds: Sequence[SeedState],
+    kernels: Sequence[Blueprint],
+    counts: Mapping[str, int],
+    parameter_ids: tuple[str, ...],
+    top_layers: Sequence[int],
+) -> tuple[dict[EdgeType, Links], list[str]]:
+    """Links of every relation as upstream gives them, and what of the seeds' and kernels' could not be used."""
     links = _host_links(graph, counts)
     monitors, dropped = monitor_links(graph, seeds, top_layers)
+    problems = allowed_problems(graph, seeds)
     if dropped:
         problems.append(f"monitors: {dropped} layers are not in the blueprint and were dropped")
     links["seed", "monitors", "layer"] = monitors
     links["seed", "allowed", "parameter"] = allowed_links(graph, seeds)
-    links["parameter", "targets", "blueprint"] = _target_links(node_ids["parameter"], kernels)
+    targets, left_out = _target_links(parameter_ids, kernels)
+    links["parameter", "targets", "blueprint"] = targets
+    if left_out:
+        problems.append(
+            f"targets: {left_out} of {len(parameter_ids)} parameters were left out for each kernel that names "
+            f"none of them, so as not to imply more than {MAX_IMPLIED_EDGES} edges"
+        )
     for target in ("layer", "seed"):
         every = np.arange(counts[target])
         links["context", "conditions", target] = Links(np.zeros_like(every), every)
+    return links, problems
+
+
+def _topology(
+    counts: Mapping[str, int], node_ids: Mapping[str, tuple[str, ...]], wired: Mapping[Relation, WiredRelation]
+) -> Topology:
     edges: dict[EdgeType, RelationEdges] = {}
-    wirings: dict[EdgeType, Wiring] = {}
-    for relation in RELATIONS:
-        kept = _valid(relation.name, links[relation.edge_type], relation.edge_type, counts, problems)
-        wiring, forward, reverse = _wire(kept, counts[relation.source], counts[relation.target])
-        wirings[relation.edge_type] = wiring
-        edges[relation.edge_type], edges[relation.reverse_type] = forward, reverse
+    ranks: dict[EdgeType, IndexArray] = {}
+    for relation, each in wired.items():
+        edges[relation.edge_type], edges[relation.reverse_type] = each.forward, each.reverse
+        if each.ranks is not None:
+            ranks[relation.edge_type], ranks[relation.reverse_type] = each.ranks
     ordered = {edge_type: edges[edge_type] for edge_type in EDGE_TYPES}
-    topology = Topology(_structure_hash(counts, ordered), node_ids, ordered)
-    return BuiltTopology(topology, wirings, tuple(problems))
+    return Topology(_structure_hash(counts, ordered, ranks), node_ids, ordered, ranks)
 
 
 def has_own_activations(graph: BlueprintGraph) -> bool:
@@ -166,19 +203,24 @@ def _behind(owners: IndexArray, connects: Links, layers: int) -> Links:
     return Links(source[source >= 0], connects.target[valid][source >= 0])
 
 
-def _target_links(parameter_ids: tuple[str, ...], kernels: Sequence[Blueprint]) -> Links:
-    """Parameters that a kernel names; all of them, within the bound, where it names none of this host's."""
+def _target_links(parameter_ids: tuple[str, ...], kernels: Sequence[Blueprint]) -> tuple[Links, int]:
+    """Parameters that a kernel names; all of them, within the bound, where it names none of this host's.
+
+    Also return how many parameters the bound left out.
+    """
     positions = {name: position for position, name in enumerate(parameter_ids)}
+    every = implied(len(parameter_ids), len(kernels))
+    left_out = 0
     source: list[int] = []
     target: list[int] = []
     for index, kernel in enumerate(kernels):
         named = kernel.descriptor.allowed_parameters if kernel.descriptor is not None else {}
-        chosen = [positions[name] for name in named if name in positions] or implied(
-            len(parameter_ids), len(kernels)
-        )
+        chosen: Sequence[int] = [positions[name] for name in named if name in positions]
+        if not chosen:
+            chosen, left_out = every, len(parameter_ids) - len(every)
         source.extend(chosen)
         target.extend([index] * len(chosen))
-    return Links(np.asarray(source, dtype=np.int64), np.asarray(target, dtype=np.int64))
+    return Links(np.asarray(source, dtype=np.int64), np.asarray(target, dtype=np.int64)), left_out
 
 
 def _valid(name: str, links: Links, edge_type: EdgeType, counts: Mapping[str, int], problems: list[str]) -> Links:
@@ -197,26 +239,16 @@ def _valid(name: str, links: Links, edge_type: EdgeType, counts: Mapping[str, in
     return links
 
 
-def _wire(links: Links, sources: int, targets: int) -> tuple[Wiring, RelationEdges, RelationEdges]:
-    links = links.take(np.argsort(links.target, kind="stable"))
-    source, target = links.source, links.target
-    reverse_order = np.argsort(source, kind="stable")
-    fan_out = np.bincount(source, minlength=sources)
-    forward = RelationEdges(source, target, _pointers(np.bincount(target, minlength=targets)))
-    reverse = RelationEdges(target[reverse_order], source[reverse_order], _pointers(fan_out))
-    wiring = Wiring(source, target, links.origins, reverse_order, int(fan_out.max(initial=0)))
-    return wiring, forward, reverse
-
-
-def _pointers(degrees: IndexArray) -> IndexArray:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(degrees, dtype=np.int64)])
-
-
-def _structure_hash(counts: Mapping[str, int], edges: Mapping[EdgeType, RelationEdges]) -> str:
+def _structure_hash(
+    counts: Mapping[str, int], edges: Mapping[EdgeType, RelationEdges], ranks: Mapping[EdgeType, IndexArray]
+) -> str:
     digest = hashlib.sha256(repr(sorted(counts.items())).encode())
     for edge_type in EDGE_TYPES:
         relation = edges[edge_type]
         digest.update(f"{edge_type}{len(relation)}".encode())
         digest.update(relation.source.tobytes())
         digest.update(relation.target.tobytes())
+        if edge_type in ranks:
+            digest.update(b"ranks")
+            digest.update(ranks[edge_type].tobytes())
     return digest.hexdigest()

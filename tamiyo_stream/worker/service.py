@@ -174,6 +174,10 @@ async def _stop_on_signal(stop: anyio.Event, scope: anyio.CancelScope) -> None:
 def _graph_builder(settings: Settings, stages: Stages) -> GraphBuilder:
     return GraphBuilder(
         stages.registries,
+        max_cached=settings.max_graphs_cached,
+        max_cached_bytes=settings.max_graph_bytes,
+        max_nodes=settings.max_nodes,
+        max_edges=settings.max_edges,
         deadline_ms=settings.decision_deadline_ms,
     )
 

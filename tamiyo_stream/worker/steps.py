@@ -101,6 +101,8 @@ class StepProcessor:
         output, failure = await self._infer(graph)
         decision = decide(facts, output, self._stamp(intake), failure=failure)
         run.count("decided")
+        if graph.learned_fallbacks:
+            run.count("learned_fallback_steps")
         record_latency(run, _elapsed_ms(intake), self._settings.decision_deadline_ms)
         _report_missing(run, graph)
         return Outcome(decision, self._telemetry(run, intake, graph, output, decision))
@@ -192,6 +194,8 @@ class StepProcessor:
                 missing_features=_missing_features(graph),
                 bsds_missing=len(unsheeted),
                 bsds_failed=sum(name in self._tables.failures for name in blueprint_ids),
+                learned_fallbacks=graph.learned_fallbacks,
+                sampled_edges=graph.sampled_edges,
                 counters=run.counters,
                 refusals=intake.refusals,
                 problems=graph.problems,

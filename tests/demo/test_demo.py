@@ -53,10 +53,37 @@ def test_every_published_step_is_answered_exactly_once(tmp_path) -> None:
     assert report["layers"] > 20
     assert report["edges"] >= report["layers"] - 1
     assert 0 < report["feature_coverage"] <= 1
+    assert report["mandatory_coverage"] == 1.0
+    assert report["incomplete_features"] == {}
+    assert report["kernels"] >= 12
+    assert report["safety_sheets"] == report["kernels"] + 1  # the host has one too
+    assert len(report["seeds"]) == 4
+    assert report["commands_applied"] + sum(report["commands_refused"].values()) == report["decided"]
     assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p95"]
     assert report["final_loss"] < report["initial_loss"]
     assert report["worker_exit_status"] == 0
     assert "40" in done.stdout
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("service", "missing"),
+    [
+        ("kasmina", {"seed.alpha", "edges.seed_monitors.monitoring_frequency"}),
+        ("urabrask", {"layer.bsds_risk_score", "blueprint.hazard_band", "parameter.cooldown"}),
+        ("urza", {"blueprint.tier", "edges.parameter_targets.target"}),
+    ],
+)
+def test_a_service_that_is_left_out_is_missed_and_every_step_is_decided(tmp_path, service, missing) -> None:
+    target = tmp_path / "out.json"
+    arguments = ("--steps", "15", "--headless", "--without", service, "--json", str(target))
+    done = subprocess.run(demo_command(*arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(target.read_text())
+    assert report["mandatory_coverage"] < 1.0
+    assert missing <= report["incomplete_features"].keys()
+    assert report["decided"] + report["superseded"] == 15
+    assert report["missing"] == report["duplicates"] == 0
 
 
 @pytest.mark.timeout(120)

@@ -41,11 +41,24 @@ def test_the_live_view_shows_progress_loss_decisions_reasons_latency_and_coverag
     console = terminal()
     view = LiveView(console, 10)
     for step in (1, 2):
-        view.show(Progress(step, 3.0 / step, 1e-3, 50.0, (arrival(step),)))
+        seeds = {"seed-0": "BLENDING", "seed-1": "DORMANT"}
+        view.show(Progress(step, 3.0 / step, 1e-3, 50.0, (arrival(step),), seeds))
     view._live.refresh()
     view.close()
     shown = console.file.getvalue()
-    for expected in ("2/10", "1.500", "hold", "policy", "0.250", "blocks.0.norm", "12 ms", "0.775", "█"):
+    for expected in (
+        "seed-0 ◑ blending",
+        "seed-1 ○ dormant",
+        "2/10",
+        "1.500",
+        "hold",
+        "policy",
+        "0.250",
+        "blocks.0.norm",
+        "12 ms",
+        "0.775",
+        "█",
+    ):
         assert expected in shown
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from schemas.enums import (
     BlueprintKind,
     BlueprintTier,
@@ -16,7 +14,6 @@ from schemas.enums import (
     SeedLifecycleStage,
 )
 from schemas.kasmina import AlphaSchedule, MonitoredLayer, SeedState
-from schemas.record import Record, column_types
 from schemas.tolaria import (
     ActivationTelemetry,
     LayerTelemetry,
@@ -35,11 +32,9 @@ from schemas.urza import (
     CompileReport,
     EdgeList,
 )
+from tamiyo_stream.bench.synthetic_run import HOST_ID, VERSION, telemetry
 from tamiyo_stream.runs.state import RunState
 from tamiyo_stream.runs.tables import Tables
-
-HOST_ID = "host"
-VERSION = "v1"
 
 
 def edges(pairs: list[tuple[int, int]], weight: Any = None, residual: Any = None) -> EdgeList:
@@ -169,16 +164,6 @@ def sample_seed(seed_id: str = "seed0", **changes: Any) -> SeedState:
     return SeedState(seed_id=seed_id, **{**fields, **changes})
 
 
-def telemetry(record: type[Record], count: int, seed: int = 0) -> Any:
-    """Return a ``record`` of telemetry columns, all of them present, ``count`` elements each."""
-    rng = np.random.default_rng(seed)
-    columns = {
-        name: rng.integers(1, 5, count) if kind.wire_dtype.kind == "u" else rng.uniform(0.05, 0.95, count)
-        for name, kind in column_types(record).items()
-    }
-    return record(**columns)
-
-
 def sample_packet(
     blueprint: Blueprint | None = None, step: int = 1, seed: int = 0, **changes: Any
 ) -> SystemStatePacket:
@@ -227,50 +212,3 @@ def sample_tables(blueprint: Blueprint | None = None, kernels: int = 2) -> Table
 def sample_run(*seeds: SeedState, run_id: str = "run") -> RunState:
     """Return a run with ``seeds``."""
     return RunState(run_id=run_id, seeds={seed.seed_id: seed for seed in seeds})
-
-
-def synthetic_run(
-    nodes: int, edge_count: int, seed: int = 0
-) -> tuple[Blueprint, SystemStatePacket, list[SeedState]]:
-    """Return blueprint, packet and seeds of a graph with about ``nodes`` nodes and ``edge_count`` forward edges.
-
-    Seven nodes in ten are layers, three in ten activations; besides their own edges and the context's, the layers
-    are joined by as many random ``connects`` edges as fill the count.
-    """
-    rng = np.random.default_rng(seed)
-    parameters, seed_count = 8, 16
-    layers = int(nodes * 0.7)
-    activations = max(nodes - layers - parameters - seed_count - 1, 1)
-    graph = sample_graph(layers, parameters)
-    owners = rng.permutation(layers)[:activations].tolist()
-    used = layers + 2 * activations + layers + 3 * seed_count + seed_count
-    connects = max(edge_count - used, layers)
-    source = rng.integers(0, layers - 1, connects * 2)
-    target = np.minimum(source + rng.integers(1, 64, connects * 2), layers - 1)
-    pairs = np.unique(np.stack([source, target], axis=1), axis=0)
-    pairs = pairs[np.sort(rng.permutation(len(pairs))[:connects])]
-    blueprint = sample_blueprint(
-        layers,
-        parameters,
-        activations=BlueprintActivations(
-            activation_id=[f"act{i}" for i in range(activations)],
-            type=["relu"] * activations,
-            computational_cost=[2.0] * activations,
-        ),
-        adjacency=Adjacency(
-            connects=EdgeList(source=pairs[:, 0], target=pairs[:, 1], weight=rng.uniform(0.1, 1, len(pairs))),
-            feeds=edges([(layer, position) for position, layer in enumerate(owners)]),
-            influences=edges([(position, min(layer + 1, layers - 1)) for position, layer in enumerate(owners)]),
-            tunes=graph.adjacency.tunes if graph.adjacency is not None else None,
-        ),
-    )
-    seeds = [
-        sample_seed(
-            f"seed{i}",
-            monitored_layers=[
-                MonitoredLayer(layer_id=f"layer{(i * 7 + k) % layers}", monitoring_frequency=0.5) for k in range(3)
-            ],
-        )
-        for i in range(seed_count)
-    ]
-    return blueprint, sample_packet(blueprint, seed=seed), seeds

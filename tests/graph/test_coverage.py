@@ -79,10 +79,28 @@ def test_defaults_and_invented_edges_never_count():
     assert coverage.types["edges.parameter_tunes"] == 0.0
 
 
-def test_what_the_run_does_not_have_is_not_missing():
-    coverage = coverage_of(sample_blueprint(), sample_packet(sample_blueprint()), kernels=0)
-    assert not [key for key in coverage.keys if key.startswith(("seed.", "blueprint."))]
+def test_an_export_without_seeds_says_that_there_are_none_and_nothing_is_missing():
+    coverage = coverage_of(sample_blueprint(), sample_packet(sample_blueprint(), seed_states=[]))
+    assert not [key for key in coverage.keys if key.startswith("seed.")]
     assert "edges.seed_monitors" not in coverage.types
+
+
+@pytest.mark.parametrize(
+    ("seeds", "kernels", "families"),
+    [
+        ((), 2, {"node.seed", "edges.seed_monitors", "edges.seed_param_allowed", "edges.global_operates"}),
+        ((sample_seed(),), 0, {"node.blueprint", "edges.parameter_targets"}),
+    ],
+    ids=["no seed export", "no kernel catalogue"],
+)
+def test_a_service_that_never_spoke_is_missing(seeds, kernels, families):
+    blueprint = sample_blueprint()
+    complete = coverage_of(blueprint, sample_packet(blueprint), sample_seed())
+    coverage = coverage_of(blueprint, sample_packet(blueprint), *seeds, kernels=kernels)
+    fallen = {family for family, share in coverage.types.items() if share == 0.0 < complete.types[family]}
+    assert fallen == families - {"edges.global_operates"}  # in the samples nothing is known of these edges anyway
+    assert families <= coverage.types.keys()
+    assert coverage.mandatory < complete.mandatory
 
 
 def test_blueprint_that_has_not_arrived_counts_as_missing():

@@ -237,7 +237,13 @@ def _root_sums(norms: Mapping[int, Sequence[torch.Tensor]]) -> dict[int, float]:
 
 
 def _nonlinearity(inputs: npt.NDArray[np.float32], outputs: npt.NDArray[np.float32]) -> float:
-    """Return 1 - |correlation|; NaN where input and output differ in size or one of them is constant."""
+    """Return 1 - |correlation|; NaN where input and output differ in size or one of them is constant.
+
+    What an attention mask shut out (an input of minus infinity) is left out.
+    """
+    if inputs.size == outputs.size:
+        unmasked = inputs != -np.inf
+        inputs, outputs = inputs[unmasked], outputs[unmasked]
     if inputs.size != outputs.size or inputs.size < 2:
         return math.nan
     x, y = inputs - inputs.mean(), outputs - outputs.mean()

@@ -297,6 +297,26 @@ def test_fused_attention_says_what_it_can():
     assert np.isfinite(activations.saturation_rate[1])
 
 
+def test_a_masked_softmax_is_measured_on_what_the_mask_lets_through():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scores = nn.Linear(8, 8)
+            self.softmax = nn.Softmax(dim=-1)
+            self.register_buffer("mask", torch.full((8, 8), -torch.inf).triu(1))
+
+        def forward(self, x):
+            return self.softmax(self.scores(x) + self.mask)
+
+    torch.manual_seed(0)
+    x = torch.randn(8, 8)
+    [state] = train(Masked(), lambda m: m(x).square().sum())
+
+    assert 0 < state.activations.nonlinearity_strength[0] <= 1
+    assert np.isfinite(state.activations.saturation_rate[0])
+    assert np.isfinite(state.activations.gradient_flow[0])
+
+
 def test_an_in_place_activation_is_measured_on_its_input():
     torch.manual_seed(0)
     model = ResidualCnn()

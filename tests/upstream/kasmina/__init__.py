@@ -1,0 +1,1 @@
+"""Tests of the Kasmina seed host, on small real models in training."""

@@ -25,7 +25,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## train a real model under Tamiyo's control, over an embedded Redis
 	$(BIN)/tamiyo-stream demo $(ARGS)
 
-test: $(READY)  ## run the test suite
+test: $(READY)  ## run the test suite (on Debian it installs a browser and Prometheus first)
+	@tests/install-tools
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY)  ## ruff and mypy --strict
@@ -37,8 +38,8 @@ format: $(READY)  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## measure what the probe costs a training step
-	$(BIN)/tamiyo-stream bench probe $(ARGS)
+bench: $(READY)  ## run every benchmark and write docs/performance.md (a quarter of an hour, on a quiet machine)
+	$(BIN)/tamiyo-stream bench page $(ARGS)
 
 clean:  ## remove the environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from schemas.kasmina import SeedExport
+from schemas.operator import OperatorDirective
 from schemas.record import Message
 from schemas.simic import PolicyUpdate, RegistrySnapshot
 from schemas.tamiyo import AdaptationCommand, FieldReport
@@ -100,6 +101,7 @@ MESSAGES: dict[str, MessageSpec] = {
             Limits(payload=64 * MIB, binary=64 * MIB),
             received_on=(Stream.POLICY,),
         ),
+        MessageSpec(OperatorDirective, Limits(payload=16 * KIB), received_on=(Stream.POLICY,)),
         MessageSpec(RegistrySnapshot, Limits(payload=1 * MIB, map=20_000), received_on=(Stream.POLICY,)),
         MessageSpec(
             TelemetryPacket,

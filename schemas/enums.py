@@ -133,6 +133,14 @@ class EmergencyLevel(IntEnum):
     HALT = 4
 
 
+class Override(IntEnum):
+    """An operator's word on something that has rules of its own (ours; design §9)."""
+
+    AUTO = 0
+    ON = 1
+    OFF = 2
+
+
 class FieldReportOutcome(IntEnum):
     """What became of a command."""
 

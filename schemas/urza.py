@@ -33,6 +33,7 @@ class BlueprintParameterBounds(Record, frozen=True, kw_only=True):
 
     min_value: Annotated[float, doc("Smallest value that may be set")]
     max_value: Annotated[float, doc("Largest value that may be set")]
+    whole: Annotated[bool, doc("Takes whole numbers only, as a rank or a count")] = False
 
     def __post_init__(self) -> None:
         if not self.min_value <= self.max_value:

@@ -1,5 +1,5 @@
 """``python -m tamiyo_stream`` is ``tamiyo-stream``."""
 
-from tamiyo_stream.cli import main
+from tamiyo_stream.cli.app import main
 
 main()

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +27,12 @@ from pydantic_settings import (
 from schemas.catalogue import Stream
 from schemas.partitions import stream_key
 from schemas.signing import Keyring
+from tamiyo_stream.policy.blending import BlendModeProfile
+from tamiyo_stream.policy.breakers import BreakerPolicy
+from tamiyo_stream.policy.conservative import ConservativeRules
+from tamiyo_stream.policy.facts import PolicyProfile
+from tamiyo_stream.policy.thresholds import RiskThresholds
+from tamiyo_stream.policy.windows import WindowRules
 
 PREFIX = "TAMIYO_"
 DEFAULT_FILE = "tamiyo.toml"
@@ -94,7 +102,20 @@ class Settings(BaseSettings):
     ] = "plan"
     threads: Annotated[int, Field(ge=1, le=256, description="CPU threads of the network")] = 1
     model_seed: Annotated[int, Field(ge=0, description="Initialisation of the network")] = 0
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Field(description="auto: bf16 on CUDA, fp32 on the CPU"),
+    ] = "auto"
+    compile_model: Annotated[
+        bool | None, Field(description="Try torch.compile, else go on without it; unset: on CUDA only")
+    ] = None
     batch_graphs: Annotated[int, Field(ge=1, description="Graphs per batch")] = 16
+    batch_nodes: Annotated[int, Field(ge=1, description="Nodes per batch")] = 200_000
+    batch_edges: Annotated[int, Field(ge=1, description="Edges per batch, reverses included")] = 2_000_000
+    queue_delay_ms: Annotated[
+        float, Field(ge=0, description="How long the first graph of a batch waits for company while nothing runs")
+    ] = 0.0
+    max_queued: Annotated[int, Field(ge=1, description="Graphs that may wait for the network")] = 1024
 
     # Decisions
     lr_change_max: Annotated[
@@ -107,15 +128,25 @@ class Settings(BaseSettings):
     decision_deadline_ms: Annotated[
         float, Field(gt=0, description="Budget of a decision, from the claim of its packet to its commit")
     ] = 45.0
-    coverage_warn: Annotated[
-        float, Field(ge=0, le=1, description="Average feature coverage below which degraded_inputs is a warning")
-    ] = 0.30
-    coverage_critical: Annotated[
-        float, Field(ge=0, le=1, description="Average feature coverage down from which it is critical")
-    ] = 0.10
+    risk: Annotated[RiskThresholds, Field(description="Where each rule of the risk table begins to fire")] = (
+        RiskThresholds()
+    )
+    conservative: Annotated[ConservativeRules, Field(description="When conservative mode may be left")] = (
+        ConservativeRules()
+    )
+    breaker: Annotated[BreakerPolicy, Field(description="When the inference breaker opens and tries again")] = (
+        BreakerPolicy()
+    )
+    windows: Annotated[WindowRules, Field(description="How long a command's effect is observed")] = WindowRules()
+    blend_mode: Annotated[BlendModeProfile, Field(description="How a seed's and its host's tensors mix")] = (
+        BlendModeProfile()
+    )
+    pause_quota: Annotated[int, Field(ge=0, description="Targeted pauses per epoch and run")] = 10
 
     # Output retention, entries (approximate trimming)
     commands_maxlen: Annotated[int, Field(ge=100, description="Entries kept of the commands")] = 100_000
+    reports_maxlen: Annotated[int, Field(ge=100, description="Entries kept of the field reports")] = 100_000
+    emergency_maxlen: Annotated[int, Field(ge=100, description="Entries kept of the emergency stream")] = 10_000
     telemetry_maxlen: Annotated[int, Field(ge=100, description="Entries kept of the telemetry")] = 100_000
     dead_letter_maxlen: Annotated[int, Field(ge=100, description="Entries kept of the dead letter")] = 100_000
 
@@ -152,6 +183,18 @@ class Settings(BaseSettings):
         if self.signing_previous_secret is not None:
             keys[self.signing_previous_kid] = self.signing_previous_secret.get_secret_value().encode()
         return Keyring(keys)
+
+    @property
+    def policy_profile(self) -> PolicyProfile:
+        """What is set of the decision core."""
+        return PolicyProfile(
+            thresholds=self.risk,
+            conservative=self.conservative,
+            blend_mode=self.blend_mode,
+            breaker=self.breaker,
+            windows=self.windows,
+            pause_quota=self.pause_quota,
+        )
 
     def key(self, stream: Stream, partition: int = 0) -> str:
         """Return the Redis key of ``stream`` (of one of its partitions)."""
@@ -207,10 +250,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 def render_reference() -> str:
     """Return the configuration reference page: one row per setting, from the declarations above."""
-    rows = [
-        f"| `{PREFIX}{name.upper()}` | {_default_text(name, field)} | {field.description or ''} |"
-        for name, field in Settings.model_fields.items()
-    ]
+    rows = [row for name, field in Settings.model_fields.items() for row in _rows(name, field)]
     secrets = ", ".join(f"`{PREFIX}{name.upper()}`" for name in SECRETS)
     return (
         _REFERENCE_HEAD.format(config=f"{PREFIX}CONFIG", file=DEFAULT_FILE, secrets=secrets)
@@ -230,6 +270,22 @@ that `{config}` names (or `{file}` in the working directory; keys without the pr
 """
 
 
+def _rows(name: str, field: FieldInfo) -> list[str]:
+    """Return the page's rows for one setting: one, or one per part of a group."""
+    if not is_dataclass(field.default):
+        return [f"| `{PREFIX}{name.upper()}` | {_default_text(name, field)} | {field.description or ''} |"]
+    return [
+        f"| `{PREFIX}{name.upper()}__{part.name.upper()}` | `{getattr(field.default, part.name)}` | "
+        f"{field.description}: {part.name.replace('_', ' ')}{_unit(part.metadata)} |"
+        for part in fields(field.default)
+    ]
+
+
+def _unit(metadata: Mapping[str, Any]) -> str:
+    unit = metadata.get("unit", "1")
+    return "" if unit == "1" else f", {unit}"
+
+
 def _default_text(name: str, field: FieldInfo) -> str:
     if name == "worker_id":
         return "host, process id and a random part"
@@ -239,7 +295,7 @@ def _default_text(name: str, field: FieldInfo) -> str:
 def _describe(item: Any) -> str:
     location = [str(part) for part in item["loc"]]
     name = PREFIX + "__".join(location).upper() if location else "settings"
-    if item["type"] == "extra_forbidden":
+    if item["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         return f"{name}: no such setting; see docs/reference/configuration.md"
     secret = location and location[0] in SECRETS
     given = "" if secret or not location else f" (given: {item['input']!r})"

@@ -31,7 +31,7 @@ def test_help_lists_the_commands_and_loads_no_torch() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert {"run", "demo", "check", "schema", "bench"} <= set(done.stdout.split())
-    code = "import sys, tamiyo_stream.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, tamiyo_stream.cli.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ class Audit:
         latencies_ms: per decided packet, Redis's time of its command minus that of the packet; whole ms.
         edges: data-flow edges of the newest blueprint.
         feature_coverage, mandatory_coverage: average share of what the network reads, of all and of mandatory
-            features, in the newest decision. incomplete_features: mandatory ones below 1 in it, with their share.
+            features; the median over the second half of the decisions, for a graft that just joined has gaps for a
+            few steps. incomplete_features: mandatory ones below 1 in most of them, with their newest share.
         seeds: by seed id, the stages it went through, its newest kernel and alpha.
     """
 
@@ -84,7 +86,7 @@ def audit(client: redis.Redis, run_id: str, keyring: Keyring | None) -> Audit:
     answers = Counter(command.packet_id for _, command in commands)
     superseded = {packet_id for _, command in commands for packet_id in command.superseded_packet_ids}
     layers, edges = _blueprint_size(client, run_id, keyring)
-    newest = commands[-1][1].annotations if commands else {}
+    settled = [command.annotations for _, command in commands[len(commands) // 2 :]]
     return Audit(
         published=len(packets),
         decided=len(answers),
@@ -95,9 +97,11 @@ def audit(client: redis.Redis, run_id: str, keyring: Keyring | None) -> Audit:
         commands_by_type=dict(Counter(command.command_type.name for _, command in commands)),
         layers=layers,
         edges=edges,
-        feature_coverage=float(newest["feature_coverage"]) if "feature_coverage" in newest else None,
+        feature_coverage=_median(
+            [float(notes["feature_coverage"]) for notes in settled if "feature_coverage" in notes]
+        ),
         mandatory_coverage=_mandatory_coverage(client, run_id, keyring),
-        incomplete_features=_incomplete(newest.get("coverage_map", "{}")),
+        incomplete_features=_incomplete([json.loads(notes.get("coverage_map", "{}")) for notes in settled]),
         kernels=_count(client, Stream.BLUEPRINTS, keyring, _is_kernel),
         safety_sheets=_count(client, Stream.SAFETY, keyring, lambda m: isinstance(m, BlueprintSafetySheet)),
         seeds=_seeds(client, run_id, keyring),
@@ -112,11 +116,18 @@ def _mandatory_coverage(client: redis.Redis, run_id: str, keyring: Keyring | Non
         for metric in message.metrics
         if metric.name == "tamiyo.gnn.mandatory_coverage"
     ]
-    return values[-1] if values else None
+    return _median(values[len(values) // 2 :])
 
 
-def _incomplete(coverage_map: str) -> dict[str, float]:
-    return {key: share for key, share in json.loads(coverage_map).items() if share < 1 and key in MANDATORY_KEYS}
+def _median(values: Sequence[float]) -> float | None:
+    return median(values) if values else None
+
+
+def _incomplete(coverages: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mandatory keys that are not covered in most of ``coverages``, with their newest share."""
+    short = Counter(key for coverage in coverages for key, share in coverage.items() if share < 1)
+    often = {key for key, times in short.items() if times > len(coverages) / 2}
+    return {key: coverages[-1].get(key, 0.0) for key in sorted(often & MANDATORY_KEYS)}
 
 
 def _count(client: redis.Redis, stream: Stream, keyring: Keyring | None, wanted: Callable[[Message], bool]) -> int:

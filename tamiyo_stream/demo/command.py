@@ -36,6 +36,18 @@ RUN_ID = "demo"
 KEY_ID = "demo"
 #: Losses averaged for the first and the last figure of the summary.
 LOSS_WINDOW = 10
+#: A batch of sixteen short windows has a noisy loss, and model, worker and Redis share a laptop's cores; the
+#: defaults are made for larger runs on machines of their own.
+_RISK_SETTINGS = {
+    "TAMIYO_DECISION_DEADLINE_MS": "250",
+    "TAMIYO_RISK__CPU_UTIL_PERCENT": "101",
+    "TAMIYO_RISK__LOSS_SPIKE": "0.8",
+    "TAMIYO_RISK__LOSS_WARNING": "0.5",
+    "TAMIYO_RISK__LOSS_VOLATILITY": "0.5",
+    "TAMIYO_RISK__STEP_LATENCY_MS": "1000",
+    "TAMIYO_CONSERVATIVE__COOL_DOWN_MS": "1000",
+    "TAMIYO_BREAKER__COOL_DOWN_MS": "1000",
+}
 EXIT_FAILED = 1
 EXIT_UNUSABLE = 2
 EXIT_INTERRUPTED = 130
@@ -123,6 +135,7 @@ def _worker_environment(url: str, secret: str, scratch: Path, seed: int) -> dict
         "TAMIYO_DEVICE": "cpu",
         "TAMIYO_THREADS": "1",
         "TAMIYO_MODEL_SEED": str(seed),
+        **_RISK_SETTINGS,
     }
 
 

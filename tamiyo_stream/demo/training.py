@@ -118,7 +118,8 @@ class TrainingRun:
             started = time.perf_counter()
             loss = self._training.step()
             epoch = step // STEPS_PER_EPOCH
-            packet_id = self._probe.step(loss, samples=BATCH, epoch=epoch)
+            metrics = self._seeds.training_metrics() if self._seeds is not None else {}
+            packet_id = self._probe.step(loss, samples=BATCH, epoch=epoch, metrics=metrics)
             if self._seeds is not None:
                 self._seeds.step(step, loss, epoch)
             published |= {packet_id} if packet_id is not None else set()

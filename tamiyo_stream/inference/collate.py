@@ -28,6 +28,7 @@ class Batch:
     """B graphs as tensors; ``TamiyoGNN.forward`` takes the fields of the same names.
 
     ``batch``: [N_layer] graph of every layer node. ``offsets``: [B + 1] first node of each graph by node type.
+    ``edge_rank_dict`` is empty unless a graph is sampled.
     """
 
     x_dict: Mapping[str, Tensor] = field(repr=False)
@@ -36,6 +37,7 @@ class Batch:
     batch: Tensor = field(repr=False)
     batch_size: int
     offsets: Mapping[str, IndexArray] = field(repr=False)
+    edge_rank_dict: Mapping[EdgeType, Tensor] = field(default_factory=dict, repr=False)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``, itself if it is there; pinned memory is copied without blocking."""
@@ -52,6 +54,9 @@ class Batch:
             batch=self.batch.to(device, non_blocking=True),
             batch_size=self.batch_size,
             offsets=self.offsets,
+            edge_rank_dict={
+                key: value.to(device, non_blocking=True) for key, value in self.edge_rank_dict.items()
+            },
         )
 
     def split(self, outputs: Mapping[str, FloatArray]) -> Iterator[dict[str, FloatArray]]:
@@ -89,7 +94,24 @@ def collate(graphs: Sequence[StepGraph]) -> Batch:
         batch=torch.from_numpy(np.repeat(np.arange(len(graphs)), np.diff(offsets["layer"]))),
         batch_size=len(graphs),
         offsets=offsets,
+        edge_rank_dict=_ranks(graphs, present),
     )
+
+
+def _ranks(graphs: Sequence[StepGraph], present: Sequence[EdgeType]) -> dict[EdgeType, Tensor]:
+    """Return the rank of every edge; those of a graph that is not sampled are 0, so that all stages use them."""
+    return {
+        key: torch.from_numpy(
+            np.concatenate(
+                [
+                    graph.topology.ranks.get(key, np.zeros(len(graph.topology.edges[key]), np.int64))
+                    for graph in graphs
+                ]
+            )
+        )
+        for key in present
+        if any(key in graph.topology.ranks for graph in graphs)
+    }
 
 
 def _stack(arrays: Sequence[FloatArray]) -> Tensor:

@@ -1,4 +1,4 @@
-"""From the device setting to a torch device."""
+"""From the device setting to a torch device, and what it looks like when that device fails."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ def resolve_device(name: str) -> torch.device:
             f"device is {name!r}, this machine has {devices} CUDA devices; use 'auto' or 'cpu'"
         )
     return torch.device("cuda", index)
+
+
+#: How libraries below torch name a device failure that reaches Python as a plain RuntimeError.
+_FAILURES = ("CUDA error", "CUDA driver error", "CUBLAS_STATUS_", "CUDNN_STATUS_")
+
+
+def accelerator_failed(error: BaseException) -> bool:
+    """Return whether ``error`` says that the accelerator is lost, faulty or out of memory."""
+    if isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _FAILURES)

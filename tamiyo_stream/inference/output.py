@@ -7,6 +7,17 @@ from dataclasses import dataclass, field
 from tamiyo_stream.graph.structures import FloatArray
 
 
+class NonFiniteOutput(ArithmeticError):
+    """The network answered NaN or infinity for a graph: its input or the weights are broken."""
+
+    def __init__(self, run_id: str, head: str) -> None:
+        super().__init__(
+            f"{head} of run {run_id!r} is not finite; check the graph's features and the checkpoint's weights"
+        )
+        self.run_id = run_id
+        self.head = head
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkOutput:
     """All heads for one graph with S seeds, K candidate kernels and L layers.

@@ -23,6 +23,15 @@ SMALL: Mapping[str, int] = {
     "blueprint": 3,
     "context": 1,
 }
+#: Nodes of a graph like that of a model of some hundred layers, for warm-up.
+REPRESENTATIVE: Mapping[str, int] = {
+    "layer": 600,
+    "seed": 16,
+    "activation": 250,
+    "parameter": 8,
+    "blueprint": 8,
+    "context": 1,
+}
 
 
 def synthetic_graph(

@@ -59,7 +59,7 @@ class NodeEncoder(nn.Module):
 
     def __init__(self, schema: NodeSchema, width: int) -> None:
         super().__init__()
-        self._node_type = schema.node_type
+        self.node_type = schema.node_type
         self._raw_width = schema.raw_width
         self.categories = CategoryEmbedding(schema)
         self.linear = linear(schema.raw_width, width)
@@ -73,7 +73,7 @@ class NodeEncoder(nn.Module):
         """
         if x.shape[1] != self._raw_width:
             raise ValueError(
-                f"x_dict[{self._node_type!r}] has rows of {x.shape[1]} slots, the feature table gives "
+                f"x_dict[{self.node_type!r}] has rows of {x.shape[1]} slots, the feature table gives "
                 f"{self._raw_width}; build the graph with the same feature table"
             )
         return cast("Tensor", self.norm(self.linear(self.categories(x)).relu()))

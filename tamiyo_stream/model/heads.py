@@ -6,6 +6,7 @@ seen the layers through the relations, so that nothing is concatenated.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
 import torch
@@ -35,6 +36,14 @@ class NetworkOutputs(TypedDict):
     seed_attention: NotRequired[Tensor]  # [S]
 
 
+#: What each head reads: the embedding of a graph, or the state of a seed or of a candidate kernel.
+HEADS_BY_INPUT: Mapping[str, tuple[str, ...]] = {
+    "graph": ("policy", "policy_params", "risk", "value", "blending_method", "telemetry"),
+    "seeds": ("seed_score", "seed_schedule"),
+    "blueprints": ("blueprint_score",),
+}
+
+
 class Heads(nn.Module):
     """All heads. ``graph`` [B, 128], ``seeds`` [S, 128], ``blueprints`` [K, 128]."""
 
@@ -53,17 +62,23 @@ class Heads(nn.Module):
 
     def forward(self, graph: Tensor, seeds: Tensor, blueprints: Tensor) -> NetworkOutputs:
         """Return every head's output; shapes in :class:`NetworkOutputs`."""
+        inputs = {"graph": graph, "seeds": seeds, "blueprints": blueprints}
+        raw = {name: getattr(self, name)(inputs[key]) for key, names in HEADS_BY_INPUT.items() for name in names}
+        return self.outputs(raw, graph)
+
+    def outputs(self, raw: Mapping[str, Tensor], graph: Tensor) -> NetworkOutputs:
+        """Return the outputs that the heads' last layers, ``raw`` by name of the head, stand for."""
         return NetworkOutputs(
-            policy_logits=self.policy(graph),
-            policy_params=torch.tanh(self.policy_params(graph)).view(-1, *self._params_shape),
-            risk_logits=self.risk(graph),
-            value_estimate=self.value(graph),
-            blending_method_logits=self.blending_method(graph),
-            telemetry_embedding=self.telemetry(graph),
+            policy_logits=raw["policy"],
+            policy_params=torch.tanh(raw["policy_params"]).view(-1, *self._params_shape),
+            risk_logits=raw["risk"],
+            value_estimate=raw["value"],
+            blending_method_logits=raw["blending_method"],
+            telemetry_embedding=raw["telemetry"],
             graph_embedding=graph,
-            seed_scores=self.seed_score(seeds).squeeze(1),
-            seed_schedule=torch.tanh(self.seed_schedule(seeds)),
-            blueprint_scores=self.blueprint_score(blueprints).squeeze(1),
+            seed_scores=raw["seed_score"].squeeze(1),
+            seed_schedule=torch.tanh(raw["seed_schedule"]),
+            blueprint_scores=raw["blueprint_score"].squeeze(1),
         )
 
 

@@ -2,210 +2,199 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from schemas.enums import CommandType, SeedOperation
-from schemas.kasmina import SeedState
-from schemas.tamiyo import AdaptationCommand, CommandOptimizerAdjustment, CommandSeedOperation
-from schemas.tolaria import SystemStatePacket
-from schemas.urabrask import BlueprintSafetySheet
-from schemas.urza import Blueprint
+from schemas.enums import CircuitBreakerState, MessagePriority
+from schemas.tamiyo import AdaptationCommand
+from tamiyo_stream.policy import conservative
 from tamiyo_stream.policy.actions import Action
+from tamiyo_stream.policy.annotations import annotate, of_network, without_network
+from tamiyo_stream.policy.command import build_command
+from tamiyo_stream.policy.events import PolicyEvent, priority_of
+from tamiyo_stream.policy.facts import Guard, PolicyProfile, Stamp, StepFacts
+from tamiyo_stream.policy.failures import failure_of
 from tamiyo_stream.policy.heads import NetworkHeads
-from tamiyo_stream.policy.legality import find_candidates
-from tamiyo_stream.policy.selection import Selection, expected_severity, select
+from tamiyo_stream.policy.legality import NO_SEED, Candidates, Surroundings, find_candidates
+from tamiyo_stream.policy.quota import in_epoch, spend
+from tamiyo_stream.policy.risk import Assessment, assess, events_of
+from tamiyo_stream.policy.rules import Downgrade
+from tamiyo_stream.policy.selection import (
+    Preference,
+    Selection,
+    downgraded_to_optimizer,
+    downgraded_to_pause,
+    expected_severity,
+    preference,
+    select,
+)
+from tamiyo_stream.policy.signals import Proposal, Signals, epoch_of, read_signals
+from tamiyo_stream.policy.why import why
+from tamiyo_stream.runs.state import ConservativeMode, PauseQuota
 
-#: Layers named in a command's ``why``.
-TOP_LAYERS = 3
-SCHEDULE_UNITS = "fraction_0_1"
-
-
-@dataclass(frozen=True, slots=True)
-class StepFacts:
-    """What a decision is about. ``seeds``, ``kernels`` and ``layer_ids`` are in the graph's order.
-
-    ``coverage_*`` are ratios 0..1 of what upstream sent (:class:`tamiyo_stream.graph.structures.Coverage`).
-    """
-
-    packet: SystemStatePacket
-    seeds: Sequence[SeedState]
-    kernels: Sequence[Blueprint]
-    layer_ids: Sequence[str]
-    sheets: Mapping[str, BlueprintSafetySheet]
-    optimizer_families: Sequence[str]
-    coverage_average: float
-    coverage_keys: Mapping[str, float] = field(repr=False)
-    coverage_types: Mapping[str, float] = field(repr=False)
-    superseded_packet_ids: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What makes a command unique and fresh; given, so that deciding stays a pure function.
-
-    ``issued_at`` is Unix ns; ``elapsed_ms`` the time since the state packet was claimed.
-    """
-
-    command_id: str
-    issued_at: int
-    execution_deadline_ms: int
-    lr_change_max: float
-    policy_version: str
-    elapsed_ms: float
+__all__ = ["Decision", "Guard", "PolicyProfile", "Stamp", "StepFacts", "decide"]
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A command not yet signed, and its figures; ``selection`` is None where the network had no say."""
+    """A command not yet signed, and how it came about.
+
+    ``selection`` is the network's choice, None where it had no say; ``issued`` what the command carries.
+    ``conservative`` and ``pauses`` are the run's safety state after the step, to be kept with it. ``events`` are
+    to be reported with the command, at ``priority``.
+    """
 
     command: AdaptationCommand
     reason: str
     selection: Selection | None
     risk_score: float | None
     risk_index: int | None
+    value_estimate: float | None
+    issued: Selection
+    assessment: Assessment
+    signals: Signals = field(repr=False)
+    conservative: ConservativeMode
+    pauses: PauseQuota
+    events: tuple[PolicyEvent, ...]
+
+    @property
+    def priority(self) -> MessagePriority:
+        """How urgent the step's telemetry is (domain.md §5.3)."""
+        return priority_of(self.events)
+
+    @property
+    def downgraded(self) -> bool:
+        """Whether the command is not what the network chose."""
+        return self.issued.downgraded
 
 
-def decide(facts: StepFacts, heads: NetworkHeads | None, stamp: Stamp, *, failure: str = "") -> Decision:
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What the network would do; every part is None where it had no say."""
+
+    heads: NetworkHeads | None = None
+    selection: Selection | None = None
+    preferred: Preference | None = None
+    proposal: Proposal = field(default_factory=Proposal)
+
+
+def decide(
+    facts: StepFacts,
+    heads: NetworkHeads | None,
+    stamp: Stamp,
+    *,
+    failure: str = "",
+    guard: Guard | None = None,
+    profile: PolicyProfile | None = None,
+) -> Decision:
     """Return the decision on ``facts``.
 
-    Without usable ``heads`` (``failure`` says why), or for a loss that is not a number, it is a PAUSE without
-    target: it changes nothing in the run and says why.
+    Without usable ``heads`` (``failure`` says why, a :class:`~tamiyo_stream.policy.failures.Failure`), past the
+    deadline, or where a rule of the risk table says so, it is a PAUSE without target: it changes nothing in the
+    run and says why.
     """
-    reason = _override(facts.packet, heads, failure)
-    if heads is None or reason:
-        annotations = {**_common_annotations(facts, stamp), "policy_action": "none", "risk_reason": reason}
-        return Decision(_command(facts, stamp, None, annotations), reason, None, None, None)
-    candidates = find_candidates(
-        facts.seeds, facts.kernels, facts.sheets, has_optimizer=bool(facts.optimizer_families)
+    guard, profile = guard or Guard(), profile or PolicyProfile()
+    failure = failure_of(heads, failure, elapsed_ms=stamp.elapsed_ms, budget_ms=stamp.budget_ms)
+    wish = _wish(facts, guard, profile, None if failure else heads)
+    signals = read_signals(
+        facts, guard, wish.proposal, failure=failure, budget_ms=stamp.budget_ms, pause_quota=profile.pause_quota
     )
-    selection = select(heads, candidates, facts.seeds)
-    risk_score = expected_severity(heads.risk_logits)
-    risk_index = int(np.argmax(heads.risk_logits))
+    assessment = assess(signals, profile.thresholds)
+    issued = _issue(facts, wish, assessment.action)
     annotations = {
-        **_common_annotations(facts, stamp),
-        **_network_annotations(facts, heads, selection),
-        "policy_risk_score": f"{risk_score:.6f}",
-        "policy_risk_index": str(risk_index),
-        "risk_reason": "policy",
+        **_words(wish, failure),
+        **annotate(
+            facts,
+            stamp,
+            issued=issued,
+            gated=wish.selection,
+            reason=assessment.reason,
+            why=why(facts, wish.heads, assessment.fired, wish.selection, wish.preferred),
+            blend_mode=profile.blend_mode,
+        ),
     }
-    return Decision(_command(facts, stamp, selection, annotations), "policy", selection, risk_score, risk_index)
-
-
-def _override(packet: SystemStatePacket, heads: NetworkHeads | None, failure: str) -> str:
-    if packet.training_loss is not None and not math.isfinite(packet.training_loss):
-        return "loss_not_finite"
-    return failure if heads is None else ""
-
-
-def _common_annotations(facts: StepFacts, stamp: Stamp) -> dict[str, str]:
-    return {
-        "policy_version": stamp.policy_version,
-        "decision_latency_ms": f"{stamp.elapsed_ms:.3f}",
-        "feature_coverage": f"{facts.coverage_average:.3f}",
-        "coverage_map": _compact_json(facts.coverage_keys),
-        "coverage_types": _compact_json(facts.coverage_types),
-    }
-
-
-def _network_annotations(facts: StepFacts, heads: NetworkHeads, selection: Selection) -> dict[str, str]:
-    annotations = {
-        "policy_action": str(selection.slot.index),
-        "policy_action_name": selection.slot.action.value,
-        "policy_param_delta": f"{selection.param:.6f}",
-        "policy_digest": heads.policy_digest,
-        "policy_value_estimate": f"{heads.value_estimate:.6f}",
-        "why": _compact_json({"layers": _top_layers(facts.layer_ids, heads)}),
-    }
-    if selection.seed is not None:
-        annotations["selected_seed"] = facts.seeds[selection.seed].seed_id
-    if selection.kernel is not None:
-        annotations["selected_blueprint"] = facts.kernels[selection.kernel].blueprint_id
-    if selection.blending is not None:
-        annotations["blending_method"] = selection.blending.method
-        annotations["blending_schedule_units"] = SCHEDULE_UNITS
-        annotations["blending_schedule_start"] = f"{selection.blending.start:.4f}"
-        annotations["blending_schedule_end"] = f"{selection.blending.end:.4f}"
-    return annotations
-
-
-def _top_layers(layer_ids: Sequence[str], heads: NetworkHeads) -> dict[str, float]:
-    """Return the layers that received most attention, with their share of it."""
-    order = np.argsort(-heads.layer_attention, kind="stable")[:TOP_LAYERS]
-    return {layer_ids[i]: float(heads.layer_attention[i]) for i in order if heads.layer_attention[i] > 0}
-
-
-def _command(
-    facts: StepFacts, stamp: Stamp, selection: Selection | None, annotations: dict[str, str]
-) -> AdaptationCommand:
-    action = selection.slot.action if selection is not None else Action.PAUSE
-    seed_operation = _seed_operation(facts, selection) if selection is not None else None
-    optimizer_adjustment = (
-        _optimizer_adjustment(facts, selection, stamp.lr_change_max)
-        if selection is not None and action is Action.OPTIMIZER
-        else None
-    )
-    target = facts.seeds[selection.seed].seed_id if selection is not None and selection.seed is not None else ""
-    return AdaptationCommand(
-        command_id=stamp.command_id,
-        command_type=_COMMAND_TYPES[action],
-        target_seed_id=target,
-        execution_deadline_ms=stamp.execution_deadline_ms,
-        issued_at=stamp.issued_at,
-        run_id=facts.packet.run_id,
-        packet_id=facts.packet.packet_id,
-        global_step=facts.packet.global_step,
-        superseded_packet_ids=list(facts.superseded_packet_ids),
-        seed_operation=seed_operation,
-        optimizer_adjustment=optimizer_adjustment,
-        annotations=annotations,
+    mode = _conservative_after(facts, stamp, guard, profile, assessment)
+    return Decision(
+        command=build_command(facts, stamp, issued, annotations),
+        reason=assessment.reason,
+        selection=wish.selection,
+        risk_score=wish.proposal.risk_score,
+        risk_index=wish.proposal.risk_index,
+        value_estimate=wish.proposal.value_estimate,
+        issued=issued,
+        assessment=assessment,
+        signals=signals,
+        conservative=mode.mode,
+        pauses=_pauses_after(facts, guard, issued),
+        events=(*events_of(assessment, signals), *mode.events),
     )
 
 
-#: PAUSE without a target is the documented no-op (domain.md §4.7): it also carries "hold".
-_COMMAND_TYPES: dict[Action, CommandType] = {
-    Action.GRAFT: CommandType.SEED,
-    Action.GERMINATE: CommandType.SEED,
-    Action.CULL: CommandType.SEED,
-    Action.OPTIMIZER: CommandType.OPTIMIZER,
-    Action.PAUSE: CommandType.PAUSE,
-    Action.HOLD: CommandType.PAUSE,
-}
+def _wish(facts: StepFacts, guard: Guard, profile: PolicyProfile, heads: NetworkHeads | None) -> _Wish:
+    if heads is None:
+        return _Wish()
+    candidates = _candidates(facts, guard, profile)
+    selection = select(heads, candidates, facts.seeds, facts.host_blending_methods)
+    preferred = preference(heads, candidates)
+    proposal = Proposal(
+        selection=selection,
+        risk_score=expected_severity(heads.risk_logits),
+        risk_index=int(np.argmax(heads.risk_logits)),
+        value_estimate=heads.value_estimate,
+        wants_missing_seed=selection.idle and preferred.refusal == NO_SEED,
+    )
+    return _Wish(heads, selection, preferred, proposal)
 
 
-def _seed_operation(facts: StepFacts, selection: Selection) -> CommandSeedOperation | None:
-    if selection.slot.action is Action.CULL:
-        return CommandSeedOperation(operation=SeedOperation.CULL)
-    if selection.kernel is None or selection.blending is None:
-        return None
-    blending = selection.blending
-    return CommandSeedOperation(
-        operation=SeedOperation.GERMINATE,
-        blueprint_id=facts.kernels[selection.kernel].blueprint_id,
-        parameters={
-            "blending_method_index": float(blending.index),
-            "blending_schedule_start": blending.start,
-            "blending_schedule_end": blending.end,
-        },
+def _candidates(facts: StepFacts, guard: Guard, profile: PolicyProfile) -> Candidates:
+    # A breaker that an operator holds is not the policy's to move: as good as one that nobody reports.
+    breaker = CircuitBreakerState.UNKNOWN if guard.kernel_breaker_held else guard.kernel_breaker
+    return find_candidates(
+        facts.seeds,
+        facts.kernels,
+        facts.sheets,
+        Surroundings(
+            has_optimizer=bool(facts.optimizer_families),
+            kernel_breaker=breaker,
+            host_blending_methods=facts.host_blending_methods,
+            safety_failures=facts.safety_failures,
+            quarantine_risk=profile.thresholds.blueprint_risk_quarantine,
+        ),
     )
 
 
-def _optimizer_adjustment(
-    facts: StepFacts, selection: Selection, lr_change_max: float
-) -> CommandOptimizerAdjustment:
-    """Return a learning-rate change relative to the present rate: 0.1 = ten per cent more."""
-    return CommandOptimizerAdjustment(
-        optimizer_id=facts.optimizer_families[0],
-        hyperparameters={"lr_change": selection.param * lr_change_max},
-    )
+def _issue(facts: StepFacts, wish: _Wish, action: Downgrade) -> Selection:
+    if wish.heads is None or wish.selection is None:
+        return downgraded_to_pause()
+    if wish.selection.idle or action is Downgrade.NONE:
+        return wish.selection
+    if action is Downgrade.OPTIMIZER:
+        return downgraded_to_optimizer(wish.heads, has_optimizer=bool(facts.optimizer_families))
+    return downgraded_to_pause()
 
 
-def _compact_json(values: Mapping[str, object]) -> str:
-    return json.dumps(
-        {key: round(value, 4) if isinstance(value, float) else value for key, value in values.items()},
-        separators=(",", ":"),
+def _words(wish: _Wish, failure: str) -> dict[str, str]:
+    if wish.heads is None or wish.selection is None:
+        return without_network(failure)
+    return of_network(wish.heads, wish.selection, wish.proposal)
+
+
+def _conservative_after(
+    facts: StepFacts, stamp: Stamp, guard: Guard, profile: PolicyProfile, assessment: Assessment
+) -> conservative.Transition:
+    calm = conservative.StepCalm(
+        step=facts.packet.global_step,
+        now=stamp.issued_at,
+        cause=assessment.conservative_cause,
+        clean=assessment.clean,
+        breakers_closed=guard.breakers_closed,
     )
+    return conservative.advance(guard.conservative, calm, profile.conservative)
+
+
+def _pauses_after(facts: StepFacts, guard: Guard, issued: Selection) -> PauseQuota:
+    epoch = epoch_of(facts, guard)
+    if issued.action is Action.PAUSE and issued.seed is not None:
+        return spend(guard.pauses, epoch)
+    return in_epoch(guard.pauses, epoch)

@@ -50,5 +50,9 @@ class NetworkHeads(Protocol):
         """[L], sums to 1."""
 
     @property
+    def seed_attention(self) -> FloatArray:
+        """[S], sums to 1; zeros where no seed is attended to."""
+
+    @property
     def policy_digest(self) -> str:
         """SHA-256 of the network's weights, hex."""

@@ -1,4 +1,4 @@
-"""Small files that are never half written: write, fsync, rename, fsync of the directory.
+"""Files that are never half written: write, fsync, rename, fsync of the directory.
 
 A reader, and whoever comes after a crash or a power cut, sees the old content or the new, nothing in between.
 """
@@ -31,8 +31,8 @@ class FileNotSaved(OSError):
         self.path = path
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Put ``text`` (UTF-8) in the place of what ``path`` holds; its directory is made where it does not exist.
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Put ``content`` (text as UTF-8) in the place of what ``path`` holds; its directory is made where it is none.
 
     Raises:
         OSError: the old content is intact, and no other file is left behind.
@@ -41,8 +41,8 @@ def replace_file(path: Path, text: str) -> None:
     # A name of its own for each writer; as readable as any new file, for offline training under another user.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

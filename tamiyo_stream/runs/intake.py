@@ -19,6 +19,8 @@ from tamiyo_stream.runs.state import RunState, StepRecord
 RECENT_IDS = 256
 #: Newest steps kept; the rolling means of the context node read them.
 HISTORY_STEPS = 64
+#: 2000-01-01, Unix ns: a clock below it was never set.
+EARLIEST_NS = 946_684_800 * 10**9
 #: Seeds kept of one export; the design's limit is 100 per epoch (domain.md §2.16).
 MAX_SEEDS = 1024
 
@@ -73,6 +75,13 @@ def loss_delta(run: RunState, packet: SystemStatePacket) -> float | None:
     """Return how much the training loss rose since the run's last step; None where either is not known."""
     loss = finite(packet.training_loss)
     return None if loss is None or run.last_loss is None else loss - run.last_loss
+
+
+def state_age_ms(packet: SystemStatePacket, now_ns: int) -> float | None:
+    """Return how old ``packet`` is, 0 where its clock is ahead; None where its time is no date of this century."""
+    if packet.timestamp_ns < EARLIEST_NS:
+        return None
+    return max(0.0, (now_ns - packet.timestamp_ns) / 1e6)
 
 
 def record_latency(run: RunState, latency_ms: float, deadline_ms: float) -> None:

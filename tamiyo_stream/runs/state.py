@@ -90,6 +90,7 @@ class RunState(msgspec.Struct):
         norms: moving statistics by metric.
         seeds: newest export by seed id, in export order.
         counters: lifetime counts by name (decisions, superseded, duplicate, stale, gap, …).
+        directives: when the operator's word that holds was issued, by subject.
         missing_reported: whether the features that upstream does not send were logged.
     """
 
@@ -113,6 +114,7 @@ class RunState(msgspec.Struct):
     windows: dict[str, ObservationWindow] = {}
     counters: dict[str, int] = {}
     missing_reported: bool = False
+    directives: dict[str, int] = {}
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add ``amount`` to the lifetime counter ``name``."""

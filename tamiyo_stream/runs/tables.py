@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.enums import BlueprintKind
+from schemas.enums import BlueprintKind, EmergencyLevel
+from schemas.operator import OperatorDirective
 from schemas.simic import PolicyUpdate
+from schemas.telemetry import EmergencySignal
 from schemas.urabrask import BlueprintSafetyFailed, BlueprintSafetySheet
 from schemas.urza import Blueprint
 
@@ -19,6 +21,8 @@ from schemas.urza import Blueprint
 MAX_HOSTS = 256
 MAX_KERNELS = 1024
 MAX_SHEETS = 2048
+MAX_EMERGENCIES = 4096
+MAX_DIRECTIVES = 256
 
 
 @dataclass(slots=True)
@@ -27,6 +31,7 @@ class Tables:
 
     ``hosts`` are the models in training, ``kernels`` the candidates to graft, in order of arrival. ``failures``
     holds the reason for blueprints whose newest evaluation failed. ``policy_update`` is the newest one published.
+    ``emergencies`` holds Tolaria's newest signal by run id, "" for all runs.
     """
 
     hosts: dict[str, Blueprint] = field(default_factory=dict)
@@ -34,6 +39,8 @@ class Tables:
     sheets: dict[str, BlueprintSafetySheet] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     policy_update: PolicyUpdate | None = None
+    emergencies: dict[str, EmergencySignal] = field(default_factory=dict)
+    directives: list[OperatorDirective] = field(default_factory=list)
 
     def add_blueprint(self, blueprint: Blueprint) -> bool:
         """Store ``blueprint`` unless a newer one is known; return whether it was stored."""
@@ -76,6 +83,30 @@ class Tables:
             return False
         self.policy_update = update
         return True
+
+    def add_emergency(self, signal: EmergencySignal) -> bool:
+        """Keep Tolaria's ``signal`` for its run (all runs where it names none) unless a newer one is known."""
+        run_id = signal.run_id or ""
+        known = self.emergencies.get(run_id)
+        if known is not None and known.triggered_at > signal.triggered_at:
+            return False
+        self.emergencies[run_id] = signal
+        _trim(self.emergencies, MAX_EMERGENCIES)
+        return True
+
+    def add_directive(self, directive: OperatorDirective) -> None:
+        """Keep an operator's directive; the oldest leaves beyond :data:`MAX_DIRECTIVES`."""
+        self.directives.append(directive)
+        del self.directives[:-MAX_DIRECTIVES]
+
+    def directives_for(self, run_id: str) -> list[OperatorDirective]:
+        """Return the directives on a run, those on all runs included."""
+        return [directive for directive in self.directives if directive.run_id in {None, "", run_id}]
+
+    def emergency_level(self, run_id: str) -> EmergencyLevel:
+        """Return the level that holds for a run: the higher of its own and of all runs'."""
+        signals = (self.emergencies.get(run_id), self.emergencies.get(""))
+        return max((signal.level for signal in signals if signal is not None), default=EmergencyLevel.UNSPECIFIED)
 
     def unsheeted(self, blueprint_ids: Iterable[str]) -> tuple[str, ...]:
         """Return those of ``blueprint_ids`` that have no safety sheet, in order, each once."""

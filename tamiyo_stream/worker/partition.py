@@ -26,6 +26,7 @@ from schemas.errors import EntryError
 from schemas.kasmina import SeedExport
 from schemas.record import Message
 from schemas.tolaria import SystemStatePacket
+from tamiyo_stream.hub.priority import destinations
 from tamiyo_stream.policy.signature import sign_command
 from tamiyo_stream.runs.snapshot import decode_snapshot, encode_snapshot
 from tamiyo_stream.runs.state import RunState
@@ -192,9 +193,21 @@ class Partition:
         if outcome.decision is not None:
             command = sign_command(outcome.decision.command, settings.keyring)
             outputs.append(self._output(Stream.COMMANDS, command, settings.commands_maxlen, command.command_id))
+        outputs += [
+            self._output(Stream.REPORTS, report, settings.reports_maxlen, report.report_id)
+            for report in outcome.reports
+        ]
         if outcome.telemetry is not None:
-            outputs.append(self._output(Stream.TELEMETRY, outcome.telemetry, settings.telemetry_maxlen, new_id()))
+            event_id = new_id()
+            outputs += [
+                self._output(stream, outcome.telemetry, self._maxlen_of(stream), event_id)
+                for stream in destinations(outcome.telemetry)
+            ]
         return outputs
+
+    def _maxlen_of(self, stream: Stream) -> int:
+        settings = self._settings
+        return settings.emergency_maxlen if stream is Stream.EMERGENCY else settings.telemetry_maxlen
 
     def _output(self, stream: Stream, message: Message, maxlen: int, event_id: str) -> Output:
         fields = encode_entry(message, self._settings.keyring, event_id=event_id)

@@ -18,7 +18,10 @@ from tamiyo_stream.graph.builder import GraphBuilder
 from tamiyo_stream.graph.registries import Registries, RegistryCorrupt
 from tamiyo_stream.inference.device import DeviceUnavailable
 from tamiyo_stream.inference.engine import InferenceEngine
-from tamiyo_stream.inference.stage import BatchBudget, InferenceStage
+from tamiyo_stream.inference.micro_batcher import BatchBudget
+from tamiyo_stream.inference.output import NonFiniteOutput
+from tamiyo_stream.inference.self_test import NoProducts
+from tamiyo_stream.inference.stage import InferenceStage
 from tamiyo_stream.model.config import TamiyoGNNConfig
 from tamiyo_stream.model.digest import state_digest
 from tamiyo_stream.model.network import build_network
@@ -55,7 +58,7 @@ def run_worker(settings: Settings) -> None:
         log.warning("unsigned_bus", detail="no TAMIYO_SIGNING_SECRET: entries are neither verified nor signed")
     try:
         stages = build_stages(settings)
-    except (RegistryCorrupt, DeviceUnavailable, RedisUrlInvalid) as error:
+    except (RegistryCorrupt, DeviceUnavailable, NoProducts, NonFiniteOutput, RedisUrlInvalid) as error:
         raise StartFailed(str(error)) from None
     anyio.run(serve_until_signalled, settings, stages)
 
@@ -80,9 +83,18 @@ def build_stages(settings: Settings) -> Stages:
     client, feed_client = open_client(settings), open_client(settings)
     registries = Registries(settings.var_dir / "registries")
     engine = build_engine(settings)
+    warm_ms = engine.warm_up()
+    known = engine.statistics()
     log.info(
-        "model_warm", warm_ms=round(engine.warm_up(), 1), device=str(engine.device), digest=engine.policy_digest
+        "model_warm",
+        warm_ms=round(warm_ms, 1),
+        device=known.device,
+        precision=known.precision,
+        products=known.products,
+        digest=engine.policy_digest,
     )
+    if known.compile.reason:
+        log.warning("tamiyo_gnn_compile_disabled", reason=known.compile.reason)
     return Stages(registries, NormsKeeper(settings.var_dir / NORMS_FILE), engine, client, feed_client)
 
 
@@ -104,7 +116,12 @@ async def serve(settings: Settings, stages: Stages, stop: anyio.Event) -> None:
         tables = Tables()
         feed = _table_feed(settings, feed_client)
         keeper = TableKeeper(settings, tables, stages.registries, feed, committer)
-        inference = InferenceStage(stages.engine, budget=BatchBudget(graphs=settings.batch_graphs))
+        inference = InferenceStage(
+            stages.engine,
+            budget=BatchBudget(settings.batch_graphs, settings.batch_nodes, settings.batch_edges),
+            queue_delay_ms=settings.queue_delay_ms,
+            max_queued=settings.max_queued,
+        )
         processor = StepProcessor(
             settings, tables, keeper, _graph_builder(settings, stages), inference, stages.engine.policy_version
         )
@@ -192,6 +209,7 @@ def build_engine(settings: Settings) -> InferenceEngine:
 
     Raises:
         DeviceUnavailable: the device of the settings does not exist here.
+        NoProducts: no way to multiply matrices on it is exact enough for the precision.
     """
     config = TamiyoGNNConfig()
     network = build_network(config, seed=settings.model_seed)
@@ -202,4 +220,6 @@ def build_engine(settings: Settings) -> InferenceEngine:
         device=settings.device,
         threads=settings.threads,
         executor=settings.executor,
+        precision=settings.precision,
+        compile_model=settings.compile_model,
     )

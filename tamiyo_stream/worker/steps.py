@@ -1,4 +1,4 @@
-"""One run's mail becomes one commit: merge, build, infer, decide (the middle of design §2).
+"""One run's mail becomes one commit: merge, build, infer, decide, settle (the middle of design §2).
 
 Everything a run was sent since its last commit is taken together. Of several state packets the newest is decided
 and the older ones are superseded by it: applied, acknowledged and named in the command.
@@ -8,26 +8,43 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from consumers.delivery import Delivery
 from schemas.entry import Entry
 from schemas.kasmina import SeedExport
+from schemas.tamiyo import FieldReport
 from schemas.telemetry import TelemetryPacket
 from schemas.tolaria import SystemStatePacket
 from tamiyo_stream.graph.builder import GraphBuilder
+from tamiyo_stream.graph.manifest import manifest_digest
 from tamiyo_stream.graph.structures import StepGraph
-from tamiyo_stream.hub.step_telemetry import CoverageLimits, Refusal, StepMeasurements, step_packet
-from tamiyo_stream.inference.output import NetworkOutput
-from tamiyo_stream.inference.stage import InferenceStage
-from tamiyo_stream.policy.decision import Decision, Stamp, StepFacts, decide
-from tamiyo_stream.runs.intake import Verdict, finite, loss_delta, record_latency, take_seeds, take_state
+from tamiyo_stream.hub.step_telemetry import Refusal, StepMeasurements, step_packet
+from tamiyo_stream.inference.micro_batcher import DeadlineMissed, GraphTooLarge, QueueFull
+from tamiyo_stream.inference.output import NetworkOutput, NonFiniteOutput
+from tamiyo_stream.inference.stage import InferenceStage, StageStopped
+from tamiyo_stream.policy.breakers import INFERENCE, attempt, record_outcome
+from tamiyo_stream.policy.decision import Decision, decide
+from tamiyo_stream.policy.events import PolicyEvent
+from tamiyo_stream.policy.facts import Guard, IntakeFacts, Stamp, StepFacts
+from tamiyo_stream.policy.failures import Failure, failure_of
+from tamiyo_stream.policy.operator import heed
+from tamiyo_stream.policy.settlement import settle
+from tamiyo_stream.runs.intake import (
+    Verdict,
+    loss_delta,
+    record_latency,
+    state_age_ms,
+    take_seeds,
+    take_state,
+)
 from tamiyo_stream.runs.norms import observe
-from tamiyo_stream.runs.state import RunState
+from tamiyo_stream.runs.state import BreakerRecord, RunState
 from tamiyo_stream.runs.tables import Tables
 from tamiyo_stream.settings import Settings
+from tamiyo_stream.worker.measurements import measure
 from tamiyo_stream.worker.refusals import new_id
 from tamiyo_stream.worker.tables import TableKeeper
 
@@ -51,6 +68,7 @@ class Outcome:
 
     decision: Decision | None
     telemetry: TelemetryPacket | None
+    reports: Sequence[FieldReport] = ()
 
 
 @dataclass(slots=True)
@@ -61,6 +79,37 @@ class _Intake:
     refusals: list[Refusal]
     delta: float | None = None
     claimed_at: float = 0.0
+    gap_steps: int = 0
+
+    @property
+    def newest(self) -> SystemStatePacket:
+        return self.accepted[-1]
+
+    @property
+    def elapsed_ms(self) -> float:
+        return (time.monotonic() - self.claimed_at) * 1000
+
+    def refused(self, verdict: Verdict) -> int:
+        return sum(refusal.reason == verdict for refusal in self.refusals)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the network said, or why it had no say; and what its breaker has to report."""
+
+    output: NetworkOutput | None
+    failure: str
+    events: tuple[PolicyEvent, ...]
+
+
+#: What the stage raises -> why the network had no say; everything else is ``inference_failed``.
+_FAILURES: dict[type[Exception], Failure] = {
+    DeadlineMissed: Failure.TIMEOUT_INFERENCE,
+    NonFiniteOutput: Failure.NON_FINITE_OUTPUT,
+    StageStopped: Failure.MODEL_MISSING,
+    GraphTooLarge: Failure.GRAPH_TOO_LARGE,
+    QueueFull: Failure.OVERLOADED,
+}
 
 
 class StepProcessor:
@@ -76,6 +125,7 @@ class StepProcessor:
         policy_version: str,
     ) -> None:
         self._settings = settings
+        self._profile = settings.policy_profile
         self._tables = tables
         self._keeper = keeper
         self._builder = builder
@@ -85,27 +135,40 @@ class StepProcessor:
     async def process(self, run: RunState, mail: Sequence[Mail]) -> Outcome:
         """Apply ``mail`` to ``run`` (in order) and return the decision on its newest step.
 
-        An inference that fails becomes a PAUSE without target and its reason; nothing is raised for it.
+        An inference that fails or is late becomes a PAUSE without target and its reason; nothing is raised for it.
         """
         intake = self._take(run, mail)
         if not intake.accepted:
             return Outcome(None, self._refusals_only(run, intake))
-        newest = intake.accepted[-1]
-        await self._keeper.ensure(newest.blueprint_id, newest.blueprint_version)
+        await self._keeper.ensure(intake.newest.blueprint_id, intake.newest.blueprint_version)
         for packet in intake.accepted[:-1]:
             observe(run.norms, self._builder.samples(run, packet))
         run.count("superseded", len(intake.accepted) - 1)
-        graph = self._builder.build(run, newest, self._tables)
-        observe(run.norms, self._builder.samples(run, newest))
+        run.emergency_level = self._tables.emergency_level(run.run_id)
+        told = heed(run, self._tables.directives_for(run.run_id), time.time_ns())
+        graph = self._builder.build(run, intake.newest, self._tables)
+        observe(run.norms, self._builder.samples(run, intake.newest))
         facts = self._facts(run, intake, graph)  # before the wait: the tables may change meanwhile
-        output, failure = await self._infer(graph)
-        decision = decide(facts, output, self._stamp(intake), failure=failure)
-        run.count("decided")
-        if graph.learned_fallbacks:
-            run.count("learned_fallback_steps")
-        record_latency(run, _elapsed_ms(intake), self._settings.decision_deadline_ms)
-        _report_missing(run, graph)
-        return Outcome(decision, self._telemetry(run, intake, graph, output, decision))
+        answer = await self._ask(run, graph, intake)
+        stamp = self._stamp(intake)
+        decision = decide(
+            facts, answer.output, stamp, failure=answer.failure, guard=Guard.of(run), profile=self._profile
+        )
+        settled = settle(run, decision, facts, stamp, self._profile.windows)
+        self._note(run, graph, stamp.elapsed_ms)
+        measured = measure(
+            run,
+            facts,
+            graph,
+            answer.output,
+            decision,
+            stamp,
+            (*told, *answer.events, *decision.events, *settled.events),
+            tables=self._tables,
+            reports=len(settled.reports),
+            pause_quota=self._profile.pause_quota,
+        )
+        return Outcome(decision, step_packet(replace(measured, refusals=intake.refusals)), settled.reports)
 
     def _take(self, run: RunState, mail: Sequence[Mail]) -> _Intake:
         intake = _Intake([], [])
@@ -114,39 +177,71 @@ class StepProcessor:
             if isinstance(message, SeedExport):
                 take_seeds(run, item.entry.event_id, message)
             elif isinstance(message, SystemStatePacket):
-                delta = loss_delta(run, message)
-                verdict = take_state(run, item.entry.event_id, message)
-                if verdict is Verdict.ACCEPTED:
-                    intake.accepted.append(message)
-                    intake.delta, intake.claimed_at = delta, item.delivery.claimed_at
-                else:
-                    log.info("state_refused", run_id=run.run_id, packet_id=message.packet_id, reason=verdict.value)
-                    intake.refusals.append(Refusal(message.packet_id, message.global_step, verdict.value))
+                self._take_state(run, item, message, intake)
         return intake
 
-    async def _infer(self, graph: StepGraph) -> tuple[NetworkOutput | None, str]:
+    def _take_state(self, run: RunState, item: Mail, packet: SystemStatePacket, intake: _Intake) -> None:
+        delta, gaps = loss_delta(run, packet), run.counters.get("gap", 0)
+        verdict = take_state(run, item.entry.event_id, packet)
+        if verdict is Verdict.ACCEPTED:
+            intake.accepted.append(packet)
+            intake.delta, intake.claimed_at = delta, item.delivery.claimed_at
+            intake.gap_steps += run.counters.get("gap", 0) - gaps
+        else:
+            log.info("state_refused", run_id=run.run_id, packet_id=packet.packet_id, reason=verdict.value)
+            intake.refusals.append(Refusal(packet.packet_id, packet.global_step, verdict.value))
+
+    async def _ask(self, run: RunState, graph: StepGraph, intake: _Intake) -> _Answer:
+        """Ask the network unless its breaker is open, and tell the breaker what became of it."""
+        now, policy = time.time_ns(), self._profile.breaker
+        passage = attempt(INFERENCE, run.breakers.get(INFERENCE, BreakerRecord()), now, policy)
+        output, failure = (
+            await self._infer(graph, intake) if passage.allowed else (None, str(Failure.BREAKER_OPEN))
+        )
+        failure = failure_of(
+            output, failure, elapsed_ms=intake.elapsed_ms, budget_ms=self._settings.decision_deadline_ms
+        )
+        change = record_outcome(INFERENCE, passage.record, failure, time.time_ns(), policy)
+        run.breakers[INFERENCE] = change.record
+        return _Answer(None if failure else output, failure, (*passage.events, *change.events))
+
+    async def _infer(self, graph: StepGraph, intake: _Intake) -> tuple[NetworkOutput | None, str]:
+        deadline = intake.claimed_at + self._settings.decision_deadline_ms / 1000
         try:
-            return await self._inference.submit(graph), ""
+            return await self._inference.submit(graph, deadline), ""
         except Exception as error:  # noqa: BLE001 - whatever the network does, the run gets its answer
-            log.error("inference_failed", run_id=graph.run_id, packet_id=graph.packet_id, error=repr(error))
-            return None, "inference_failed"
+            failure = _FAILURES.get(type(error), Failure.INFERENCE_FAILED)
+            log.error(failure.value, run_id=graph.run_id, packet_id=graph.packet_id, error=repr(error))
+            return None, failure
 
     def _facts(self, run: RunState, intake: _Intake, graph: StepGraph) -> StepFacts:
-        packet = intake.accepted[-1]
-        host = self._tables.hosts.get(packet.blueprint_id or "")
-        parameters = host.graph.parameters if host is not None and host.graph is not None else None
+        packet = intake.newest
+        host = self._tables.hosts.get(packet.blueprint_id or run.blueprint_id or "")
+        host_graph = host.graph if host is not None else None
+        parameters = host_graph.parameters if host_graph is not None else None
+        capabilities = host_graph.capabilities if host_graph is not None else None
         seeds = {seed.seed_id: seed for seed in (*(packet.seed_states or ()), *run.seeds.values())}
         return StepFacts(
             packet=packet,
             seeds=[seeds[seed_id] for seed_id in graph.seed_ids],
             kernels=[self._tables.kernels[kernel_id] for kernel_id in graph.kernel_ids],
             layer_ids=graph.layer_ids,
-            sheets=self._tables.sheets,
+            sheets=dict(self._tables.sheets),
             optimizer_families=(parameters.optimizer_family or []) if parameters is not None else [],
             coverage_average=graph.coverage.average,
             coverage_keys=graph.coverage.keys,
             coverage_types=graph.coverage.types,
-            superseded_packet_ids=[packet.packet_id for packet in intake.accepted[:-1]],
+            superseded_packet_ids=[superseded.packet_id for superseded in intake.accepted[:-1]],
+            loss_delta=intake.delta,
+            safety_failures=dict(self._tables.failures),
+            host_blending_methods=capabilities.allowed_blending_methods if capabilities is not None else None,
+            intake=IntakeFacts(
+                state_age_ms=state_age_ms(packet, time.time_ns()),
+                gap_steps=intake.gap_steps,
+                stale_packets=intake.refused(Verdict.STALE),
+                duplicate_packets=intake.refused(Verdict.DUPLICATE),
+            ),
+            feature_manifest=manifest_digest(),
         )
 
     def _stamp(self, intake: _Intake) -> Stamp:
@@ -156,51 +251,16 @@ class StepProcessor:
             execution_deadline_ms=self._settings.execution_deadline_ms,
             lr_change_max=self._settings.lr_change_max,
             policy_version=self._policy_version,
-            elapsed_ms=_elapsed_ms(intake),
+            elapsed_ms=intake.elapsed_ms,
+            budget_ms=self._settings.decision_deadline_ms,
         )
 
-    def _telemetry(
-        self,
-        run: RunState,
-        intake: _Intake,
-        graph: StepGraph,
-        output: NetworkOutput | None,
-        decision: Decision,
-    ) -> TelemetryPacket:
-        packet = intake.accepted[-1]
-        host = [packet.blueprint_id or run.blueprint_id or ""] if graph.layer_ids else []
-        blueprint_ids = [*host, *graph.kernel_ids]
-        unsheeted = self._tables.unsheeted(blueprint_ids)
-        return step_packet(
-            StepMeasurements(
-                run_id=run.run_id,
-                packet_id=packet.packet_id,
-                global_step=packet.global_step,
-                timestamp_ns=decision.command.issued_at,
-                policy_version=self._policy_version,
-                reason=decision.reason,
-                training_loss=finite(packet.training_loss),
-                validation_loss=finite(packet.validation_loss),
-                loss_delta=intake.delta,
-                inference_ms=output.latency_ms if output is not None else None,
-                decision_ms=run.history[-1].decision_latency_ms,
-                value_estimate=output.value_estimate if output is not None else None,
-                risk_index=decision.risk_index,
-                risk_score=decision.risk_score,
-                coverage_average=graph.coverage.average,
-                coverage_mandatory=graph.coverage.mandatory,
-                coverage_limits=CoverageLimits(self._settings.coverage_warn, self._settings.coverage_critical),
-                coverage_types=graph.coverage.types,
-                missing_features=_missing_features(graph),
-                bsds_missing=len(unsheeted),
-                bsds_failed=sum(name in self._tables.failures for name in blueprint_ids),
-                learned_fallbacks=graph.learned_fallbacks,
-                sampled_edges=graph.sampled_edges,
-                counters=run.counters,
-                refusals=intake.refusals,
-                problems=graph.problems,
-            )
-        )
+    def _note(self, run: RunState, graph: StepGraph, elapsed_ms: float) -> None:
+        run.count("decided")
+        if graph.learned_fallbacks:
+            run.count("learned_fallback_steps")
+        record_latency(run, elapsed_ms, self._settings.decision_deadline_ms)
+        _report_missing(run, graph)
 
     def _refusals_only(self, run: RunState, intake: _Intake) -> TelemetryPacket | None:
         if not intake.refusals:
@@ -216,10 +276,6 @@ class StepProcessor:
                 refusals=intake.refusals,
             )
         )
-
-
-def _elapsed_ms(intake: _Intake) -> float:
-    return (time.monotonic() - intake.claimed_at) * 1000
 
 
 def _missing_features(graph: StepGraph) -> list[str]:

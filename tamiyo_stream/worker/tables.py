@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import structlog
 
 from consumers.delivery import Delivery
 from consumers.feed import TableFeed
 from producers.commit import Commit, Committer
-from schemas.catalogue import Stream
+from schemas.catalogue import MESSAGES, Stream
 from schemas.entry import decode_entry
 from schemas.errors import EntryError
+from schemas.operator import OperatorDirective
 from schemas.record import Message
 from schemas.simic import PolicyUpdate, RegistrySnapshot
+from schemas.telemetry import EmergencySignal
 from schemas.urabrask import BlueprintSafetyFailed, BlueprintSafetySheet
 from schemas.urza import Blueprint
 from tamiyo_stream.graph.registries import Registries
@@ -26,7 +29,13 @@ from tamiyo_stream.settings import Settings
 from tamiyo_stream.worker.connection import through_outages
 from tamiyo_stream.worker.refusals import dead_letter, new_id, reason_of
 
-FEEDS = (Stream.BLUEPRINTS, Stream.SAFETY, Stream.POLICY)
+FEEDS = (Stream.BLUEPRINTS, Stream.SAFETY, Stream.POLICY, Stream.EMERGENCY)
+#: What Tamiyo itself publishes on a stream that it also reads.
+OWN_TYPES = {
+    Stream.EMERGENCY: frozenset(
+        spec.name.encode() for spec in MESSAGES.values() if Stream.EMERGENCY in spec.sent_on
+    )
+}
 #: Unknown blueprint versions remembered as asked for; the set starts afresh beyond it.
 MAX_ASKED = 4096
 
@@ -78,6 +87,8 @@ class TableKeeper:
     async def _apply_next(self, read: Callable[[], Awaitable[list[Delivery]]]) -> bool:
         found = await through_outages("read tables", read)
         for delivery in found:
+            if delivery.fields.get(b"type") in OWN_TYPES.get(delivery.stream, ()):
+                continue
             try:
                 entry = decode_entry(delivery.fields, self._settings.keyring, stream=delivery.stream)
                 self._store(entry.message)
@@ -95,6 +106,18 @@ class TableKeeper:
                 self._tables.add_sheet(message)
             case BlueprintSafetyFailed():
                 self._tables.add_failure(message)
+            case EmergencySignal():
+                if self._tables.add_emergency(message):
+                    log.warning(
+                        "emergency_signal",
+                        level=message.level.name,
+                        run_id=message.run_id,
+                        origin=message.origin,
+                        reason=message.reason,
+                    )
+            case OperatorDirective():
+                self._tables.add_directive(message)
+                log.warning("operator_directive", **msgspec.to_builtins(message))
             case RegistrySnapshot():
                 added = merge_snapshot(self._registries, message)
                 log.info("registry_snapshot", registry=message.registry, added=added)

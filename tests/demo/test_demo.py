@@ -39,16 +39,16 @@ def is_alive(number: int) -> bool:
 def test_every_published_step_is_answered_exactly_once(tmp_path) -> None:
     target = tmp_path / "out.json"
     done = subprocess.run(
-        demo_command("--steps", "40", "--headless", "--json", str(target)),
+        demo_command("--steps", "90", "--headless", "--json", str(target)),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(target.read_text())
-    assert report["steps_published"] == 40
+    assert report["steps_published"] == 90
     assert report["missing"] == report["duplicates"] == 0
-    assert report["decided"] + report["superseded"] == 40
+    assert report["decided"] + report["superseded"] == 90
     assert report["decisions_received"] == report["decided"] == sum(report["commands_by_type"].values())
     assert report["layers"] > 20
     assert report["edges"] >= report["layers"] - 1
@@ -62,7 +62,7 @@ def test_every_published_step_is_answered_exactly_once(tmp_path) -> None:
     assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p95"]
     assert report["final_loss"] < report["initial_loss"]
     assert report["worker_exit_status"] == 0
-    assert "40" in done.stdout
+    assert "90" in done.stdout
 
 
 @pytest.mark.timeout(240)

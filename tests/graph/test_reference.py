@@ -26,7 +26,7 @@ SOURCES = {source for entry in DECLARED for source in (entry.source, entry.fallb
 @pytest.mark.parametrize(("name", "render"), [("features", render_features), ("relations", render_relations)])
 def test_the_page_is_current(name, render):
     page = (REFERENCE / f"{name}.md").read_text(encoding="utf-8")
-    assert page == render(), "run `tamiyo-stream schema features`"
+    assert page == render(), "run `tamiyo-stream reference`"
 
 
 def test_every_source_has_a_sender_and_every_sender_a_source():

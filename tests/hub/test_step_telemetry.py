@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, field
+
 import pytest
 
-from schemas.enums import HealthStatus, MessagePriority, TelemetryLevel
-from tamiyo_stream.hub.step_telemetry import MAX_NAMED, CoverageLimits, Refusal, StepMeasurements, step_packet
+from schemas.enums import CircuitBreakerState, CommandType, HealthStatus, MessagePriority, TelemetryLevel
+from tamiyo_stream.hub.step_telemetry import (
+    MAX_NAMED,
+    BreakerReading,
+    CoverageLimits,
+    FieldReportCounts,
+    Refusal,
+    StepMeasurements,
+    step_packet,
+)
 
 
 def measured(**given) -> StepMeasurements:
@@ -18,6 +29,13 @@ def measured(**given) -> StepMeasurements:
         "reason": "policy",
     }
     return StepMeasurements(**{**values, **given})
+
+
+@dataclass(frozen=True)
+class Event:
+    name: str
+    level: TelemetryLevel
+    attributes: dict[str, str] = field(default_factory=dict)
 
 
 def values_of(packet) -> dict[str, float]:
@@ -48,9 +66,11 @@ def test_known_figures_carry_the_names_of_the_taxonomy() -> None:
         "tamiyo.loss_delta": -0.5,
         "tamiyo.inference.latency_ms": 12.0,
         "tamiyo.gnn.inference.latency_ms": 12.0,
+        "tamiyo.gnn.latency_ms": 12.0,
         "tamiyo.policy.value_estimate": 0.25,
         "tamiyo.policy.risk_index": 2.0,
         "tamiyo.policy.risk_score": 0.5,
+        "tamiyo.risk.score": 0.5,
         "tamiyo.gnn.feature_coverage": 0.75,
         "tamiyo.gnn.feature_coverage.node.layer": 0.9,
         "tamiyo.gnn.mandatory_coverage": 0.5,
@@ -121,3 +141,121 @@ def test_degraded_inputs_names_what_is_missing_and_says_how_much_more_there_is()
     assert event.attributes["coverage_avg"] == "0.200"
     assert event.attributes["missing_features"].startswith("layer.feature_0,layer.feature_1,")
     assert event.attributes["missing_features"].endswith(f"… {MAX_NAMED + 3} in all")
+
+
+def test_a_blending_command_names_its_method_and_selection() -> None:
+    packet = step_packet(
+        measured(
+            blending_method="cosine",
+            blending_method_index=1,
+            blending_start=0.0,
+            blending_end=0.5,
+            seed_index=2,
+            blueprint_index=-1,
+            seed_score=0.25,
+            tier="SAFE",
+        )
+    )
+    assert values_of(packet) == {
+        "tamiyo.blending.method_index": 1.0,
+        "tamiyo.blending.schedule_start": 0.0,
+        "tamiyo.blending.schedule_end": 0.5,
+        "tamiyo.selection.seed_index": 2.0,
+        "tamiyo.selection.blueprint_index": -1.0,
+        "tamiyo.selection.seed_score": 0.25,
+    }
+    assert all(metric.attributes == {"method": "cosine"} for metric in packet.metrics)
+    assert [(one.description, one.attributes) for one in packet.events] == [
+        ("tamiyo.blending.method", {"method": "cosine"})
+    ]
+    indicators = packet.system_health.indicators
+    assert (indicators["blending_method"], indicators["tier"]) == ("cosine", "SAFE")
+
+
+def test_breakers_field_reports_and_compile_state_are_reported() -> None:
+    packet = step_packet(
+        measured(
+            breakers={"inference": BreakerReading(CircuitBreakerState.OPEN, 3)},
+            field_reports=FieldReportCounts(published=2, pending=1),
+            compile_enabled=False,
+            compile_fallback_total=1,
+            conservative_mode=True,
+            budget_ms=45.0,
+            metadata_budget_ms=10.0,
+        )
+    )
+    assert values_of(packet) == {
+        "tamiyo.conservative_mode": 1.0,
+        "tamiyo.decision.conservative_mode": 1.0,
+        "tamiyo.decision.budget_ms": 45.0,
+        "tamiyo.gnn.compile_enabled": 0.0,
+        "tamiyo.gnn.compile_fallback_total": 1.0,
+        "tamiyo.breaker.inference_state": 2.0,
+        "tamiyo.breaker.inference_failures": 3.0,
+        "tamiyo.field_reports.published_total": 2.0,
+        "tamiyo.field_reports.retries_total": 0.0,
+        "tamiyo.field_reports.dropped_total": 0.0,
+        "tamiyo.field_reports.pending_total": 1.0,
+    }
+    indicators = packet.system_health.indicators
+    assert (indicators["mode"], indicators["policy_compile"], indicators["gnn_compile"]) == ("1", "0", "0")
+    assert (indicators["timeout_budget_ms"], indicators["metadata_timeout_budget_ms"]) == ("45.0", "10.0")
+
+
+def test_a_total_that_is_only_sent_above_zero_is_left_out_at_zero() -> None:
+    assert "tamiyo.gnn.compile_fallback_total" not in values_of(step_packet(measured(compile_fallback_total=0)))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_figure_that_is_no_number_is_not_sent(value: float) -> None:
+    assert values_of(step_packet(measured(training_loss=value))) == {}
+
+
+def test_a_decisions_own_events_replace_those_made_of_its_reason_and_coverage() -> None:
+    critical = Event("degraded_inputs", TelemetryLevel.CRITICAL, {"coverage_avg": "0.1"})
+    packet = step_packet(
+        measured(
+            reason="loss_spike",
+            events=[Event("loss_spike", TelemetryLevel.WARNING, {"delta": "0.2"}), critical],
+            coverage_average=0.1,
+            coverage_limits=CoverageLimits(warn=0.3, critical=0.1),
+        )
+    )
+    assert [one.description for one in packet.events] == ["loss_spike", "degraded_inputs"]
+    assert packet.events[0].attributes == {"delta": "0.2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "summary", "priority"),
+    [
+        ({}, HealthStatus.HEALTHY, "policy", MessagePriority.NORMAL),
+        (
+            {"events": [Event("loss_spike", TelemetryLevel.WARNING)], "reason": "loss_spike"},
+            HealthStatus.DEGRADED,
+            "loss_spike",
+            MessagePriority.HIGH,
+        ),
+        (
+            {"events": [Event("emergency_halt", TelemetryLevel.CRITICAL)], "reason": "emergency_halt"},
+            HealthStatus.CRITICAL,
+            "emergency_halt",
+            MessagePriority.CRITICAL,
+        ),
+        (
+            {
+                "events": [Event("bsds_present", TelemetryLevel.INFO)],
+                "command_type": CommandType.PAUSE,
+                "reason": "conservative_mode",
+            },
+            HealthStatus.DEGRADED,
+            "conservative_mode",
+            MessagePriority.NORMAL,
+        ),
+        ({"command_type": CommandType.PAUSE}, HealthStatus.HEALTHY, "policy", MessagePriority.NORMAL),
+    ],
+)
+def test_health_and_priority_follow_the_events(given, status, summary, priority) -> None:
+    packet = step_packet(measured(**given))
+    assert packet.system_health.status is status
+    assert packet.system_health.summary == summary
+    assert packet.priority is priority

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tamiyo_stream.graph.features import NODES
 from tamiyo_stream.inference.collate import collate
+from tests.inference.samples import graph_of, sampled
 from tests.model.samples import random_step_graph, with_edges
 
 SIZES = st.fixed_dictionaries(
@@ -62,6 +63,17 @@ def test_every_graph_keeps_its_rows_and_edges(sizes: list[dict[str, int]]) -> No
         ]
         assert list(map(tuple, index.T.tolist())) == expected
         assert len(batch.edge_attr_dict[key]) == len(expected)
+
+
+def test_ranks_are_those_of_the_sampled_graphs_and_zero_for_others() -> None:
+    whole, chosen = graph_of("every relation"), sampled(graph_of("every relation", 1))
+    batch = collate([whole, chosen])
+    assert batch.edge_rank_dict.keys() == batch.edge_index_dict.keys()
+    for key, ranks in batch.edge_rank_dict.items():
+        edges = len(whole.topology.edges[key])
+        assert not ranks[:edges].any()
+        np.testing.assert_array_equal(ranks[edges:], chosen.topology.ranks[key])
+    assert collate([whole]).edge_rank_dict == {}
 
 
 def test_split_gives_every_graph_its_share() -> None:

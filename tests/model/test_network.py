@@ -11,6 +11,7 @@ from torch import nn
 
 from tamiyo_stream.graph.features import NODES
 from tamiyo_stream.graph.relations import EDGE_TYPES, aggregation_of
+from tamiyo_stream.graph.structures import NEIGHBOUR_CAPS
 from tamiyo_stream.inference.collate import collate
 from tamiyo_stream.model.config import POLICY_PARAM_NAMES, TamiyoGNNConfig
 from tamiyo_stream.model.convolutions import GATRelation, SAGERelation
@@ -186,6 +187,43 @@ def test_an_empty_relation_is_as_good_as_an_absent_one(network: TamiyoGNN) -> No
 def test_rows_of_another_width_are_refused_by_name(network: TamiyoGNN) -> None:
     with pytest.raises(ValueError, match=r"x_dict\['seed'\] has rows of 63 slots"):
         network({"seed": torch.zeros(2, 63)}, {})
+
+
+def test_each_stage_uses_the_edges_below_its_cap() -> None:
+    network = build_network(seed=1)
+    seen: list[tuple[int, int]] = []
+    for stage in network.stages:
+        stage.register_forward_pre_hook(
+            lambda _, arguments: seen.append((arguments[1][CONNECTS].shape[1], len(arguments[2][CONNECTS])))
+        )
+    graph = with_edges(random_step_graph(1, layers=31), {CONNECTS: [(source, 0) for source in range(31)]})
+    batch = collate([graph])
+    ranks = torch.arange(31).flip(0)
+    network(batch.x_dict, batch.edge_index_dict, batch.edge_attr_dict, edge_rank_dict={CONNECTS: ranks})
+    assert seen == [(cap, cap) for cap in NEIGHBOUR_CAPS]
+
+
+def test_the_strongest_edges_are_the_ones_that_count(network: TamiyoGNN) -> None:
+    """Rank 25 and above is never used; one edge of rank 0 is used by every stage."""
+    pairs = [(1, 0), (2, 0)]
+    graph = with_edges(random_step_graph(1), {CONNECTS: pairs})
+    batch = collate([graph])
+    ranked = network(
+        batch.x_dict,
+        batch.edge_index_dict,
+        batch.edge_attr_dict,
+        edge_rank_dict={CONNECTS: torch.tensor([NEIGHBOUR_CAPS[0], 0])},
+    )
+    expected = evaluate(network, with_edges(random_step_graph(1), {CONNECTS: pairs[1:]}))
+    assert torch.equal(ranked["policy_logits"], expected["policy_logits"])
+
+
+def test_relations_without_ranks_keep_all_their_edges(network: TamiyoGNN) -> None:
+    batch = collate([random_step_graph(1)])
+    ranks = {CONNECTS: torch.zeros(batch.edge_index_dict[CONNECTS].shape[1], dtype=torch.long)}
+    arguments = batch.x_dict, batch.edge_index_dict, batch.edge_attr_dict
+    whole = network(*arguments)["policy_logits"]
+    assert torch.equal(network(*arguments, edge_rank_dict=ranks)["policy_logits"], whole)
 
 
 @pytest.mark.parametrize("relation", ["sage", "gat"])

@@ -27,6 +27,7 @@ class Heads:
     seed_schedule: np.ndarray
     blueprint_scores: np.ndarray
     layer_attention: np.ndarray
+    seed_attention: np.ndarray
     value_estimate: float = 0.25
     policy_version: str = "tamiyo_gnn_v1"
     policy_digest: str = "d" * 64
@@ -47,6 +48,7 @@ def heads(rng: np.random.Generator | None = None, *, seeds: int = 2, kernels: in
         "seed_schedule": np.tanh(normal(seeds, 2)),
         "blueprint_scores": normal(kernels),
         "layer_attention": np.array([0.5, 0.2, 0.3, 0.0], dtype=np.float32),
+        "seed_attention": np.zeros(seeds, dtype=np.float32),
     }
     return Heads(**{**values, **given})
 
@@ -75,19 +77,42 @@ def kernel(name: str, **descriptor) -> Blueprint:
 
 
 def facts(
-    *, seeds=(), kernels=(), sheets=None, training_loss=1.0, optimizers=("adamw",), superseded=()
+    *,
+    seeds=(),
+    kernels=(),
+    sheets=None,
+    training_loss=1.0,
+    optimizers=("adamw",),
+    superseded=(),
+    packet=None,
+    **given,
 ) -> StepFacts:
+    """Facts of one step; ``packet`` holds further fields of the state packet, ``given`` of the facts."""
+    values = {
+        "coverage_average": 0.5,
+        "coverage_keys": {"layer.weight_norm": 0.5},
+        "coverage_types": {"node.layer": 0.5},
+        **given,
+    }
+    state = {"run_id": "r", "packet_id": "p", "global_step": 9, "timestamp_ns": 1, "training_loss": training_loss}
     return StepFacts(
-        packet=SystemStatePacket(
-            run_id="r", packet_id="p", global_step=9, timestamp_ns=1, training_loss=training_loss
-        ),
+        packet=SystemStatePacket(**{**state, **(packet or {})}),
         seeds=seeds,
         kernels=kernels,
         layer_ids=("l0", "l1", "l2", "l3"),
         sheets=sheets or {},
         optimizer_families=optimizers,
-        coverage_average=0.5,
-        coverage_keys={"layer.weight_norm": 0.5},
-        coverage_types={"node.layer": 0.5},
         superseded_packet_ids=superseded,
+        **values,
     )
+
+
+def graft_facts(**given) -> StepFacts:
+    """A run in which a graft is legal."""
+    return facts(**{"seeds": [seed("a")], "kernels": [kernel("k")], **given})
+
+
+def grafting(**given) -> Heads:
+    """An answer that prefers a graft, its risk low."""
+    calm = np.array([9.0, 0.0, 0.0, 0.0, 0.0], dtype=np.float32)
+    return preferring(0, **{"seeds": 1, "kernels": 1, "risk_logits": calm, **given})

@@ -7,26 +7,16 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from schemas.catalogue import MESSAGES
-from schemas.codec import decode_payload, encode_payload
 from schemas.enums import (
-    LEGAL_TRANSITIONS,
-    BlueprintTier,
     CommandType,
-    HandlingClass,
-    HazardBand,
     SeedLifecycleStage,
     SeedOperation,
 )
-from schemas.urabrask import BlueprintSafetySheet
 from tamiyo_stream.policy.actions import ACTION_TABLE, Action
 from tamiyo_stream.policy.decision import decide
-from tamiyo_stream.policy.legality import QUARANTINE_RISK, refusal_of
 from tamiyo_stream.policy.selection import expected_severity
-from tests.policy.samples import STAMP, facts, heads, kernel, preferring, seed
+from tests.policy.samples import STAMP, facts, kernel, preferring, seed
 
 GRAFT, OPTIMIZER, PAUSE, CULL, HOLD, FIRST_KERNEL = 0, 1, 2, 5, 7, 8
 
@@ -84,25 +74,6 @@ def test_culling_takes_the_least_wanted_seed_that_may_be_culled() -> None:
     assert command.target_seed_id == "b"
     assert command.seed_operation is not None
     assert command.seed_operation.operation is SeedOperation.CULL
-
-
-@pytest.mark.parametrize(
-    ("descriptor", "sheet", "reason"),
-    [
-        ({"quarantine_only": True}, {}, "bp_quarantine"),
-        ({"risk": QUARANTINE_RISK}, {}, "bp_quarantine"),
-        ({"risk": 0.1}, {"risk_score": 0.85}, "bp_quarantine"),
-        ({"risk": 0.9}, {"risk_score": 0.1}, None),
-        ({"approval_required": True}, {}, "approval_required"),
-        ({"approval_required": True, "approved": True}, {}, None),
-        ({"tier": BlueprintTier.HIGH_RISK}, {}, "tier_high_risk"),
-        ({}, {"handling_class": HandlingClass.QUARANTINE}, "bsds_handling_quarantine"),
-        ({}, {"hazard_band": HazardBand.CRITICAL, "risk_score": 0.0}, "bsds_hazard_critical"),
-    ],
-)
-def test_kernels_are_refused_with_their_reason(descriptor, sheet, reason) -> None:
-    issued = BlueprintSafetySheet(blueprint_id="k", issued_at=1, **sheet) if sheet else None
-    assert refusal_of(kernel("k", **descriptor), issued) == reason
 
 
 def test_a_refused_kernel_is_not_chosen_even_where_the_network_prefers_it() -> None:
@@ -183,40 +154,3 @@ def test_the_command_answers_its_packet_and_names_what_it_supersedes() -> None:
 def test_the_why_names_the_layers_with_most_attention() -> None:
     command = decide(facts(), preferring(HOLD), STAMP).command
     assert json.loads(command.annotations["why"])["layers"] == pytest.approx({"l0": 0.5, "l2": 0.3, "l1": 0.2})
-
-
-stages = st.sampled_from(SeedLifecycleStage)
-
-
-@given(
-    st.lists(st.tuples(stages, st.booleans()), max_size=5),
-    st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(0, 1)), max_size=30),
-    st.integers(0, 2**32 - 1),
-)
-@settings(max_examples=500)
-def test_no_state_whatsoever_yields_an_illegal_command(seed_facts, kernel_facts, entropy) -> None:
-    rng = np.random.default_rng(entropy)
-    seeds = [seed(f"s{i}", stage, quarantine_only=held) for i, (stage, held) in enumerate(seed_facts)]
-    kernels = [
-        kernel(f"k{i}", quarantine_only=held, approval_required=gated, risk=risk)
-        for i, (held, gated, risk) in enumerate(kernel_facts)
-    ]
-    answer = heads(rng, seeds=len(seeds), kernels=len(kernels))
-    command = decide(facts(seeds=seeds, kernels=kernels), answer, STAMP).command
-    assert decode_payload(MESSAGES["AdaptationCommand"], encode_payload(command))  # the contract holds
-    operation = command.seed_operation
-    if operation is None:
-        assert command.target_seed_id == ""
-        return
-    target = next(s for s in seeds if s.seed_id == command.target_seed_id)
-    wanted = (
-        SeedLifecycleStage.GERMINATED
-        if operation.operation is SeedOperation.GERMINATE
-        else SeedLifecycleStage.CULLED
-    )
-    assert wanted in LEGAL_TRANSITIONS[target.stage]
-    assert not target.quarantine_only
-    if operation.operation is SeedOperation.GERMINATE:
-        grafted = next(k for k in kernels if k.blueprint_id == operation.blueprint_id)
-        assert refusal_of(grafted, None) is None
-    assert all(math.isfinite(value) for value in operation.parameters.values())

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from schemas.catalogue import MESSAGES
-from schemas.enums import CircuitBreakerState, CommandType, SeedOperation
+from schemas.enums import CircuitBreakerState, CommandType, Override, SeedOperation
+from schemas.operator import OperatorDirective
 from schemas.record import Column, ColumnSet, Message
 from schemas.simic import PolicyUpdate
 from schemas.tamiyo import (
@@ -188,6 +189,11 @@ def _finite(field: str) -> Callable[[Values], Values]:
     return mend
 
 
+def _something_directed(values: Values) -> Values:
+    given = {values.get("conservative"), values.get("inference_breaker")} - {None}
+    return values if given else values | {"conservative": Override.ON}
+
+
 def _one_run_id(values: Values) -> Values:
     given = values.get("training_run_id") is not None
     return values | {"training_run_id": values["run_id"]} if given else values
@@ -205,6 +211,7 @@ _MENDS: dict[type, Callable[[Values], Values]] = {
     CommandOptimizerAdjustment: _finite("hyperparameters"),
     CommandSeedOperation: _finite("parameters"),
     FieldReport: _finite("metrics"),
+    OperatorDirective: _something_directed,
     PolicyUpdate: _one_source,
     SystemStatePacket: _one_run_id,
 }

@@ -43,7 +43,7 @@ STREAMS: dict[str, tuple[set[str], set[str]]] = {
     "oona.kasmina.seeds": ({"SeedExport"}, set()),
     "oona.urabrask.bsds": ({"BlueprintSafetySheet", "BlueprintSafetyFailed"}, set()),
     "oona.urza.blueprints": ({"Blueprint"}, set()),
-    "oona.policy": ({"PolicyUpdate", "RegistrySnapshot"}, set()),
+    "oona.policy": ({"PolicyUpdate", "RegistrySnapshot", "OperatorDirective"}, set()),
     "oona.telemetry": ({"TelemetryPacket"}, {"TelemetryPacket"}),
     "oona.tamiyo.commands": (set(), {"AdaptationCommand"}),
     "oona.tamiyo.reports": (set(), {"FieldReport"}),

@@ -40,6 +40,7 @@ BLUEPRINT = {"blueprint_id": "b", "blueprint_version": "v", "issued_at": 1}
 SEEDS = {"run_id": "run", "timestamp_ns": 1, "seeds": []}
 FAILED = {"blueprint_id": "b", "reason": "no probe", "issued_at": 1}
 REGISTRY = {"registry": "r", "entries": {}, "digest": "0", "issued_at": 1}
+DIRECTIVE = {"issued_at": 1, "issued_by": "ops"}
 TELEMETRY = {"packet_id": "p", "timestamp": 1, "source_subsystem": "tolaria"}
 SIGNAL = {"level": 3, "reason": "r", "origin": "tolaria", "triggered_at": 1}
 #: The least payload of every message type.
@@ -51,6 +52,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "Blueprint": BLUEPRINT,
     "PolicyUpdate": POLICY | {"uri": "file:///policy.pt"},
     "RegistrySnapshot": REGISTRY,
+    "OperatorDirective": DIRECTIVE | {"conservative": 1},
     "TelemetryPacket": TELEMETRY,
     "EmergencySignal": SIGNAL,
     "AdaptationCommand": COMMAND,
@@ -145,6 +147,8 @@ REFUSED = [
     ),
     Refused("FieldReport", REPORT | {"metrics": {"loss_delta": NAN}}, "$", "['loss_delta'] is nan"),
     Refused("FieldReport", REPORT | {"observation_window_epochs": 0}, "$.observation_window_epochs", "0"),
+    Refused("OperatorDirective", DIRECTIVE, "$", "nothing is directed"),
+    Refused("OperatorDirective", DIRECTIVE | {"conservative": 7}, "$.conservative", "7"),
     Refused("PolicyUpdate", POLICY, "$", "neither"),
     Refused("PolicyUpdate", POLICY | {"uri": "file:///p", "payload": b"p"}, "$", "both"),
     Refused(

@@ -59,7 +59,7 @@ class Upstream:
             run_id=run_id,
             packet_id=f"{run_id}-{step}",
             global_step=step,
-            timestamp_ns=step,
+            timestamp_ns=fields.pop("timestamp_ns", step),
             **{"training_loss": 2.0, **fields},
         )
         return await self.publish(Stream.STATE, packet, event_id=event_id)
@@ -101,7 +101,12 @@ class Upstream:
 @pytest.fixture
 def settings(redis_url: str, tmp_path) -> Settings:
     return load_settings(
-        redis_url=redis_url, var_dir=tmp_path / "var", block_ms=20, signing_secret=SECRET, lease_ttl_ms=3000
+        redis_url=redis_url,
+        var_dir=tmp_path / "var",
+        block_ms=20,
+        signing_secret=SECRET,
+        lease_ttl_ms=3000,
+        decision_deadline_ms=20_000,  # the machine may be busy: what is late is a test of its own
     )
 
 

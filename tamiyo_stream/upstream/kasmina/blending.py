@@ -16,6 +16,11 @@ from schemas.enums import BLENDING_METHODS, DEFAULT_BLENDING_METHOD
 #: Kasmina's constants (``domain.md`` §2.5).
 DEFAULT_TOTAL_STEPS = 20
 DEFAULT_TEMPERATURE = 2.0
+#: Parameters of a GERMINATE command that say how alpha rises; the others are the kernel's own. Alpha itself always
+#: starts at 0, whatever a command says.
+SCHEDULE_PARAMETERS = frozenset(
+    {"alpha", "blending_method_index", "blending_schedule_start", "blending_schedule_end"}
+)
 #: Below it, in widths of the ramp, the sigmoid is a step and its exponent overflows.
 _SHARPEST = 1e-3
 

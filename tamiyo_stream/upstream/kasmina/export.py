@@ -96,6 +96,7 @@ def _metrics(seed: Seed, bed: Seedbed, blends: bool) -> dict[str, float]:
         "alpha_total_steps": float(bed.limits.blending_steps),
         "alpha_temperature": graft.schedule.temperature if graft is not None else DEFAULT_TEMPERATURE,
         "blend_allowed": float(blends),
+        "paused": float(seed.paused),
     }
     ratio = graft.readings.ratio_mean if graft is not None else None
     if _finite(ratio) is not None:

@@ -96,6 +96,8 @@ class SeedHost:
         self._exported: tuple[object, ...] = ()
         self._exported_at = self._reported_at = 0
         self._timestamp_ns = 0
+        self._apply_s = self._finalize_s = 0.0
+        self._violations_told = 0
         self._closed = False
         self._activity.arm()
 
@@ -186,7 +188,9 @@ class SeedHost:
 
         Call it between steps, with every command; a refusal is reported in telemetry.
         """
+        started = time.perf_counter()
         result = apply_command(self._bed, command, now_ns=now_ns)
+        self._apply_s += time.perf_counter() - started
         if isinstance(result, Refused):
             code, level = _REPORTED.get(result.reason, ("command_rejected", TelemetryLevel.ERROR))
             attributes = {"command_id": result.command_id, "reason": result.reason, "detail": result.detail}
@@ -234,6 +238,7 @@ class SeedHost:
         """
         if self._closed:
             return
+        started = time.perf_counter()
         self._steps += 1
         self._bed.epoch = epoch if epoch is not None else self._bed.epoch
         self._guard("kernel measurements", lambda: self._meter.read(loss))
@@ -243,6 +248,22 @@ class SeedHost:
         self._guard("seed lifecycle", self._bed.advance)
         self._guard("seed export", lambda: self._export(global_step))
         self._guard("seed telemetry", lambda: self._report(global_step))
+        self._finalize_s += time.perf_counter() - started
+
+    def training_metrics(self) -> dict[str, float]:
+        """Return what a step's ``training_metrics`` say of the seeds since the last call (``domain.md`` §2.4).
+
+        ``kasmina.apply_ms``: carrying out commands. ``kasmina.finalize_ms``: :meth:`step`.
+        ``kasmina.isolation.violations``: kernels that did what none may do (raised, or gave what is not finite).
+        """
+        told, self._violations_told = self._violations_told, self._bed.violations
+        found = {
+            "kasmina.apply_ms": self._apply_s * 1000,
+            "kasmina.finalize_ms": self._finalize_s * 1000,
+            "kasmina.isolation.violations": float(self._bed.violations - told),
+        }
+        self._apply_s = self._finalize_s = 0.0
+        return found
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Take every hook and kernel off, fossilised ones too; send what is queued, for up to ``timeout_s``."""

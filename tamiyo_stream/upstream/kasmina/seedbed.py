@@ -14,7 +14,7 @@ import torch
 from torch import distributed, nn
 
 from schemas.enums import TelemetryLevel
-from tamiyo_stream.upstream.kasmina.blending import schedule_of
+from tamiyo_stream.upstream.kasmina.blending import SCHEDULE_PARAMETERS, schedule_of
 from tamiyo_stream.upstream.kasmina.grafting import forget_site, graft_hook, learn_output
 from tamiyo_stream.upstream.kasmina.lifecycle import (
     ATTACHED,
@@ -35,8 +35,9 @@ from tamiyo_stream.upstream.kasmina.parameter_groups import ParameterGroups
 from tamiyo_stream.upstream.kasmina.seed import Graft, Seed
 from tamiyo_stream.upstream.kasmina.site import PlacedSite
 
-#: Builds a kernel that maps [..., width] to [..., width].
-KernelBuilder = Callable[[int], nn.Module]
+#: Builds a kernel that maps [..., width] to [..., width]. Called with the width, and with the kernel's own
+#: parameters by name where the command brings any.
+KernelBuilder = Callable[..., nn.Module]
 
 
 class SeedUnknown(LookupError):
@@ -44,7 +45,10 @@ class SeedUnknown(LookupError):
 
 
 class Seedbed:
-    """Seeds by id, at ``sites`` of one model. ``clock`` gives seconds and never goes back."""
+    """Seeds by id, at ``sites`` of one model. ``clock`` gives seconds and never goes back.
+
+    ``violations`` counts the kernels that did what none may do (:meth:`fail`).
+    """
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Seedbed:
         self.seeds = [Seed(placed) for placed in sites]
         self.losses = LossWindow()
         self.epoch: int | None = None
+        self.violations = 0
         self.groups = groups
         self.limits = limits
         self._kernels = kernels
@@ -91,7 +96,8 @@ class Seedbed:
         Args:
             seed_id: a DORMANT seed.
             blueprint_id: a kernel of the library.
-            parameters: of a GERMINATE command: ``blending_method_index``, ``blending_schedule_start``, ``_end``.
+            parameters: of a GERMINATE command: ``blending_method_index``, ``blending_schedule_start``, ``_end``,
+                and the kernel's own, by name.
             blend: how tensors will mix; None: convex.
             policy_version: of the policy that decided it.
 
@@ -109,7 +115,8 @@ class Seedbed:
         if seed.output is not None:
             blend.require_width(seed.output.width)
         before = tuple(filter(math.isfinite, self.losses.read()))
-        kernel = self._sane_kernel(seed, blueprint_id, before)
+        own = {name: value for name, value in (parameters or {}).items() if name not in SCHEDULE_PARAMETERS}
+        kernel = self._sane_kernel(seed, blueprint_id, own, before)
         self._join(seed, kernel)
         seed.note("seed_operation", operation="GERMINATE", blueprint_id=blueprint_id)
         seed.note("blend_config", mode=blend.mode, method=schedule.method, alpha_vec_len=str(len(blend.alpha_vec)))
@@ -176,6 +183,7 @@ class Seedbed:
     def fail(self, seed: Seed, gate: Gate, reason: str, detail: str) -> None:
         """End the graft of ``seed`` at once: its kernel did what none may do. A fossilised seed is terminated."""
         seed.fallback_used = True
+        self.violations += 1
         seed.note("fallback_applied", TelemetryLevel.WARNING, reason=reason, detail=detail)
         self._end(seed, gate, reason)
 
@@ -185,7 +193,9 @@ class Seedbed:
             self._detach(seed)
             forget_site(seed)
 
-    def _sane_kernel(self, seed: Seed, blueprint_id: str, before: Sequence[float]) -> nn.Module:
+    def _sane_kernel(
+        self, seed: Seed, blueprint_id: str, own: Mapping[str, float], before: Sequence[float]
+    ) -> nn.Module:
         """Return a new kernel that passed G0.
 
         Raises:
@@ -194,7 +204,7 @@ class Seedbed:
         known, width = blueprint_id in self._kernels, seed.output.width if seed.output is not None else None
         kernel, error = None, ""
         if known and width is not None:
-            kernel, error = self._build(seed, blueprint_id)
+            kernel, error = self._build(seed, blueprint_id, own)
         trained = [tensor for tensor in kernel.parameters() if tensor.requires_grad] if kernel is not None else []
         facts = Facts(
             width=width,
@@ -222,14 +232,14 @@ class Seedbed:
             raise GateFailed(seed.seed_id, Gate.G0_SANITY, reason, str(error)) from error
         _note_pass(seed, Gate.G0_SANITY)
 
-    def _build(self, seed: Seed, blueprint_id: str) -> tuple[nn.Module | None, str]:
+    def _build(self, seed: Seed, blueprint_id: str, own: Mapping[str, float]) -> tuple[nn.Module | None, str]:
         output = seed.output
         if output is None:
             return None, ""
         try:
             # Drawing its weights must not shift the host's dropout.
             with torch.random.fork_rng(devices=[output.device] if output.device.type == "cuda" else []):
-                kernel = self._kernels[blueprint_id](output.width)
+                kernel = self._kernels[blueprint_id](output.width, *([own] if own else []))
             return kernel.to(device=output.device, dtype=output.dtype), ""
         except Exception as error:  # noqa: BLE001 - a kernel's code may raise anything; the seed is turned away
             return None, f"{type(error).__name__}: {error}"

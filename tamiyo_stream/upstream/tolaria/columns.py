@@ -42,6 +42,23 @@ SATURATION_INTERVAL = 16
 _NOT_RATIOS = ("gradient_contribution", "saturation_events")
 
 
+IndexArray = npt.NDArray[np.int64]
+
+
+def positions_in(old: Sequence[object], new: Sequence[object]) -> IndexArray:
+    """Return, per element of ``new``, its position in ``old``, -1 where it is not in it."""
+    places = {element: position for position, element in enumerate(old)}
+    return np.array([places.get(element, -1) for element in new], dtype=np.int64)
+
+
+def _carried(previous: npt.ArrayLike, kept: IndexArray) -> FloatArray:
+    """Return the elements ``kept`` of a column, NaN for those that are new."""
+    carried = np.full(len(kept), np.nan)
+    known = kept >= 0
+    carried[known] = np.asarray(previous, dtype=np.float64)[kept[known]]
+    return carried
+
+
 class LayerColumns:
     """The columns of one blueprint version's layers."""
 
@@ -54,6 +71,15 @@ class LayerColumns:
         # Kept as columns, for most steps send them again unchanged.
         self._weight_norm, self._loss_contribution = Float32Column.of(unknown), Float32Column.of(unknown)
         self._latency_ms, self._volume = Float16Column.of(unknown), Float32Column.of(unknown)
+
+    def inherit(self, previous: LayerColumns, kept: IndexArray) -> None:
+        """Go on from the columns of the version before: layer *i* was its layer ``kept[i]``, -1 = it is new."""
+        self._gradients.inherit(previous._gradients, kept)
+        self._update_frequency = _carried(previous._update_frequency, kept)
+        self._weight_norm = Float32Column.of(_carried(previous._weight_norm, kept))
+        self._loss_contribution = Float32Column.of(_carried(previous._loss_contribution, kept))
+        self._latency_ms = Float16Column.of(_carried(previous._latency_ms, kept))
+        self._volume = Float32Column.of(_carried(previous._volume, kept))
 
     def update(self, measured: UpdateMeasurement, observed: Observation | None) -> LayerTelemetry:
         """Take in one step and return its columns."""
@@ -130,6 +156,15 @@ class ActivationColumns:
         }
         self._telemetry = self._as_telemetry()
 
+    def inherit(self, previous: ActivationColumns, kept: IndexArray) -> None:
+        """Go on from the columns of the version before, as :meth:`LayerColumns.inherit` does."""
+        self._scale.inherit(previous._scale, kept)
+        self._columns = {name: _carried(values, kept) for name, values in previous._columns.items()}
+        for position, old in enumerate(kept.tolist()):
+            if old >= 0:
+                self._events[position] = previous._events[old]
+        self._telemetry = self._as_telemetry()
+
     def update(self, observed: Observation | None) -> ActivationTelemetry:
         """Take in a sampled step (None: not sampled) and return the columns."""
         if observed is not None:
@@ -180,6 +215,13 @@ class ParameterColumns:
         self._gradients = Ewma(layout.groups.count)
         self._update_magnitude = np.full(layout.groups.count, np.nan)
         self._convergence_rate = np.full(layout.groups.count, np.nan)
+
+    def inherit(self, previous: ParameterColumns, kept: IndexArray) -> None:
+        """Go on from the columns of the version before, as :meth:`LayerColumns.inherit` does."""
+        self._steps_since_measured = previous._steps_since_measured
+        self._gradients.inherit(previous._gradients, kept)
+        self._update_magnitude = _carried(previous._update_magnitude, kept)
+        self._convergence_rate = _carried(previous._convergence_rate, kept)
 
     def update(self, measured: UpdateMeasurement, optimizer: Optimizer) -> ParameterTelemetry:
         """Take in one step and return its columns."""

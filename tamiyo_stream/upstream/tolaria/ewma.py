@@ -18,6 +18,12 @@ class Ewma:
         self.variance: FloatArray = np.full(size, np.nan)
         self.count = np.zeros(size, dtype=np.int64)
 
+    def inherit(self, previous: Ewma, kept: npt.NDArray[np.int64]) -> None:
+        """Take over statistics: element *i* goes on from ``previous``'s element ``kept[i]``, -1 = from nothing."""
+        known = kept >= 0
+        for name in ("mean", "variance", "count"):
+            getattr(self, name)[known] = getattr(previous, name)[kept[known]]
+
     def update(self, samples: FloatArray) -> None:
         """Take in one sample per element; elements whose sample is not finite keep their statistics."""
         usable = np.isfinite(samples)

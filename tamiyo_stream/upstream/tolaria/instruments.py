@@ -13,9 +13,15 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from schemas.tolaria import ActivationTelemetry, LayerTelemetry, ParameterTelemetry
-from tamiyo_stream.upstream.tolaria.columns import ActivationColumns, LayerColumns, ParameterColumns
+from tamiyo_stream.upstream.tolaria.columns import (
+    ActivationColumns,
+    LayerColumns,
+    ParameterColumns,
+    positions_in,
+)
 from tamiyo_stream.upstream.tolaria.layout import lay_out
 from tamiyo_stream.upstream.tolaria.observer import ForwardObserver
+from tamiyo_stream.upstream.tolaria.optimizer import group_ids
 from tamiyo_stream.upstream.tolaria.readout import Readout
 from tamiyo_stream.upstream.tolaria.safeguard import Safeguard
 from tamiyo_stream.upstream.tolaria.tracing import derive_structure
@@ -38,13 +44,17 @@ class StepTelemetry:
 class Instruments:
     """Measures a model as it is structured now; wrappers around it (DDP, torch.compile) are seen through.
 
-    Moving statistics start anew with every version: a column of another structure is another series.
+    Args:
+        previous: measured the version before; layers, activations and parameter groups that are still there go on
+            from what it knew. A seed that joins the optimizer must not blind the worker to everything else.
 
     Raises:
         ModelWithoutParameters: nothing in the model can be trained.
     """
 
-    def __init__(self, wrapped: nn.Module, optimizer: Optimizer, guard: Safeguard) -> None:
+    def __init__(
+        self, wrapped: nn.Module, optimizer: Optimizer, guard: Safeguard, previous: Instruments | None = None
+    ) -> None:
         model = unwrapped(wrapped)
         self.structure = derive_structure(model)
         self._optimizer = optimizer
@@ -59,6 +69,9 @@ class Instruments:
         self._layers = LayerColumns(self._layout)
         self._activations = ActivationColumns(self.structure)
         self._parameters = ParameterColumns(self._layout)
+        self._groups = group_ids(optimizer)
+        if previous is not None:
+            self._inherit(previous)
 
     @property
     def outdated(self) -> bool:
@@ -90,6 +103,19 @@ class Instruments:
                 activations=self._activations.update(observed),
                 parameters=self._parameters.update(measured, self._optimizer),
             )
+
+    def _inherit(self, previous: Instruments) -> None:
+        old, new = previous.structure, self.structure
+        layers = positions_in(
+            [(x.layer_id, id(x.module)) for x in old.layers], [(x.layer_id, id(x.module)) for x in new.layers]
+        )
+        activations = positions_in(
+            [(x.activation_id, x.type) for x in old.activations],
+            [(x.activation_id, x.type) for x in new.activations],
+        )
+        self._layers.inherit(previous._layers, layers)
+        self._activations.inherit(previous._activations, activations)
+        self._parameters.inherit(previous._parameters, positions_in(previous._groups, self._groups))
 
     def remove(self) -> None:
         """Take every hook off the model and the optimizer."""

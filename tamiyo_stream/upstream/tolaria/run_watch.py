@@ -21,6 +21,8 @@ from tamiyo_stream.upstream.tolaria.training_metrics import HostMeter, LossMeter
 
 #: Leaves room for "-step-<n>" in a packet id of 200 characters.
 MAX_RUN_ID = 170
+#: Sampled steps in a row after a change of structure: rates need two.
+FIRST_SAMPLES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ class RunWatch:
         self._guard = guard
         self._instruments: Instruments | None = None
         self._interval = SamplingInterval(run.sample_every)
-        self._sampled = self._renewed = False
+        self._sampled = False
+        self._unsampled = 0
         self._losses = LossMeter()
         self._stepped_at: float | None = None
         self._spent_s: float | None = None
@@ -133,15 +136,15 @@ class RunWatch:
     def _renew(self) -> None:
         """Measure a model whose structure changed (a seed was grafted) under its new blueprint."""
         if self._instruments is not None and self._instruments.outdated:
-            self._instruments.remove()
-            self._instruments = None
-            self._adopt(Instruments(self._model, self._optimizer, self._guard))
-            self._renewed = True  # this step's passes are over: the next one fills the new columns
+            previous, self._instruments = self._instruments, None
+            previous.remove()
+            self._adopt(Instruments(self._model, self._optimizer, self._guard, previous))
+            self._unsampled = FIRST_SAMPLES  # this step's passes are over: the next ones fill the new columns
 
     def _choose_next(self, taken_s: float | None) -> None:
         due = self._interval.next_is_sampled(taken_s, self._sampled)
-        self._sample_next(due or self._renewed)
-        self._renewed = False
+        self._sample_next(due or self._unsampled > 0)
+        self._unsampled = max(0, self._unsampled - 1)
 
     def _sample_next(self, wanted: bool) -> None:
         self._sampled = wanted

@@ -52,7 +52,9 @@ def _kernel(
         name=name,
         tier=tier,
         allowed_parameters={
-            tunable.name: BlueprintParameterBounds(min_value=tunable.minimum, max_value=tunable.maximum)
+            tunable.name: BlueprintParameterBounds(
+                min_value=tunable.minimum, max_value=tunable.maximum, whole=tunable.whole
+            )
             for tunable in tunables
         },
         risk=risk,

@@ -278,3 +278,12 @@ def test_a_reset_that_left_parameters_behind_does_not_pass_g5():
     assert {event.attributes["reason"] for event in garden.events("gate_failure")} == {
         "parameters_still_in_optimizer"
     }
+
+
+def test_a_violation_is_told_once_in_the_training_metrics_with_the_hosts_own_times():
+    garden = garden_with(gives_nan).germinated("faulty").until(Stage.EMBARGOED)
+    first, second = garden.host.training_metrics(), garden.host.training_metrics()
+
+    assert first["kasmina.isolation.violations"] == 1.0
+    assert first["kasmina.finalize_ms"] > 0.0
+    assert second == {"kasmina.apply_ms": 0.0, "kasmina.finalize_ms": 0.0, "kasmina.isolation.violations": 0.0}

@@ -90,6 +90,21 @@ def test_a_kernel_learns_while_it_trains_and_changes_the_model_once_it_blends():
     assert not torch.equal(first, blended)
 
 
+def test_a_kernels_own_parameters_reach_its_builder_and_the_schedules_do_not():
+    asked = []
+
+    def build(width, parameters=None):
+        asked.append(parameters)
+        return torch.nn.Linear(width, width)
+
+    Garden(kernels={"k": build}).germinated(
+        "k", parameters={"rank": 4.0, "alpha": 0.0, "blending_schedule_end": 0.5}
+    )
+    Garden(kernels={"k": build}).germinated("k", parameters={"blending_schedule_end": 0.5})
+
+    assert asked == [{"rank": 4.0}, None]
+
+
 def test_layers_before_the_site_still_learn_at_full_alpha():
     garden = Garden().germinated("linear").until(Stage.PROBATIONARY)
     before = garden.training.model.first.weight.detach().clone()

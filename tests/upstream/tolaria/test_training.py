@@ -187,6 +187,26 @@ def test_an_added_child_gives_a_new_blueprint_version_and_loses_no_step():
     assert all(len(state.layers.gradient_norm) == by_version[state.blueprint_version] for state in listed.states)
 
 
+def test_what_is_still_there_goes_on_from_what_was_known_of_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    probe, listed, optimizer = attached(model, sample_every=1)
+    train(model, optimizer, [torch.randn(2, 4)] * 4, probe)
+    grafted = nn.Linear(4, 4)
+    model.append(grafted)
+    optimizer.add_param_group({"params": grafted.parameters(), "name": "grafted"})
+    train(model, optimizer, [torch.randn(2, 4)], probe)
+
+    before, after = listed.states[-2:]
+    assert after.blueprint_version != before.blueprint_version
+    old = [position for position, name in enumerate(listed.blueprints[-1].graph.layers.layer_id) if name != "3"]
+    assert np.isfinite(np.asarray(after.layers.latency_ms)[old]).all()
+    assert np.isnan(np.asarray(after.layers.latency_ms)[-1])
+    assert (np.asarray(after.layers.gradient_variance)[old] > 0).all()  # a first sample has none
+    assert after.activations.stability[0] == before.activations.stability[0]
+    assert np.isfinite(after.parameters.update_magnitude[0])
+
+
 @pytest.mark.parametrize(
     "model", [nn.ReLU(), nn.Sequential(nn.Flatten(), nn.Tanh()), nn.Linear(2, 2).requires_grad_(False)]
 )

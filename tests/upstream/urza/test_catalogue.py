@@ -48,3 +48,11 @@ def test_every_tier_is_there():
     tiers = [kernel.descriptor.tier for kernel in KERNELS]
 
     assert [tiers.count(tier) for tier in BANDS] == [12, 3, 6]
+
+
+def test_every_value_that_a_command_may_set_builds_the_kernel():
+    for kernel in KERNELS:
+        bounds = kernel.descriptor.allowed_parameters
+        for end in ("min_value", "max_value"):
+            kernel.build(8, {name: getattr(bound, end) for name, bound in bounds.items()})
+        assert {name: bound.whole for name, bound in bounds.items()} == {t.name: t.whole for t in kernel.tunables}

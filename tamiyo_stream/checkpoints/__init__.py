@@ -1,0 +1,1 @@
+"""Checkpoints: the file that carries a policy between offline training and the worker (design §12)."""

@@ -1,0 +1,1 @@
+"""The command line. It loads nothing that a command does not need."""

@@ -1,0 +1,1 @@
+"""The panel's page, styles and scripts: plain files, no build step."""

@@ -100,11 +100,11 @@ def test_panels_use_the_datasource_that_is_provisioned() -> None:
 
 
 def test_every_alert_has_a_runbook() -> None:
-    text = (DEPLOY / "prometheus" / "runbooks.md").read_text(encoding="utf-8")
-    entries = {line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")}
+    text = (DEPLOY.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    entries = {line.removeprefix("### ") for line in text.splitlines() if line.startswith("### ")}
     assert entries == {rule["alert"] for rule in alerts()}
     for rule in alerts():
-        assert rule["annotations"]["runbook"] == f"runbooks.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
         assert rule["annotations"]["summary"]
         assert rule["labels"]["severity"] in {"page", "ticket"}
 

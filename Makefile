@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test lint format bench clean help
+.PHONY: setup demo test chaos lint format bench clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -28,6 +28,9 @@ demo: $(READY)  ## train a real model under Tamiyo's control, over an embedded R
 test: $(READY)  ## run the test suite (on Debian it installs a browser and Prometheus first)
 	@tests/install-tools
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(READY)  ## kill, cut and corrupt for long: 1,000 kills, every scenario
+	$(BIN)/python -m tests.chaos --kills 1000 --size 50 $(ARGS)
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -18,10 +18,15 @@ from redis.exceptions import WatchError
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Proof of ownership: ``key`` held ``token`` when the lease was taken."""
+    """Proof of ownership: ``key`` held ``token`` when the lease was taken.
+
+    ``previous`` is the token before it: who reads there the token it held last knows that nobody owned the
+    partition meanwhile. Empty where there was none: the first owner ever, or Redis came back empty.
+    """
 
     key: str
     token: str
+    previous: str = ""
 
 
 class PartitionLease:
@@ -48,8 +53,8 @@ class PartitionLease:
         if not taken and await self._client.get(self._lease_key) != self._owner:
             return None
         token = uuid.uuid4().hex
-        await self._client.set(self._fence_key, token)
-        return Fence(self._fence_key, token)
+        previous = cast("bytes | None", await self._client.set(self._fence_key, token, get=True))
+        return Fence(self._fence_key, token, (previous or b"").decode())
 
     async def renew(self) -> bool:
         """Prolong the lease; False where it was lost."""

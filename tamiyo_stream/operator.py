@@ -1,4 +1,4 @@
-"""Commands of an operator: directives to the workers, and a decision explained from the bus alone."""
+"""Commands of an operator: directives to the workers; decisions and status, from the bus alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import redis
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 
 from schemas.catalogue import Stream
 from schemas.entry import decode_entry, encode_entry
@@ -17,11 +18,16 @@ from schemas.enums import Override
 from schemas.errors import EntryError
 from schemas.operator import OperatorDirective
 from schemas.tamiyo import AdaptationCommand
+from schemas.telemetry import TelemetryPacket
+from tamiyo_stream.hub.status import render_status
 from tamiyo_stream.policy.explain import explain
 from tamiyo_stream.settings import Settings
 from tamiyo_stream.worker.connection import open_blocking_client
 
 PAGE = 500
+#: Newest telemetry entries that a status is made of: some intervals of some runs.
+STATUS_ENTRIES = 500
+WATCH_EVERY_S = 1.0
 
 
 class CommandNotFound(LookupError):
@@ -83,3 +89,32 @@ def _newest_first(client: redis.Redis, settings: Settings) -> Iterator[Adaptatio
         if len(page) < PAGE:
             return
         end = f"({page[-1][0].decode()}"
+
+
+def show_status(settings: Settings, *, watch: bool) -> int:
+    """Print the runs and their health, from the bus alone; ``watch``: again and again, until Ctrl-C."""
+    with open_blocking_client(settings) as client:
+        if not watch:
+            Console().print(_status(client, settings))
+            return 0
+        with Live(_status(client, settings), auto_refresh=False, screen=True) as screen:
+            try:
+                while True:
+                    time.sleep(WATCH_EVERY_S)
+                    screen.update(_status(client, settings), refresh=True)
+            except KeyboardInterrupt:
+                return 0
+
+
+def _status(client: redis.Redis, settings: Settings) -> RenderableType:
+    newest = cast("list[Any]", client.xrevrange(settings.key(Stream.TELEMETRY), count=STATUS_ENTRIES))
+    packets = [packet for _, fields in reversed(newest) if (packet := _telemetry(fields, settings)) is not None]
+    return render_status(packets, time.time_ns())
+
+
+def _telemetry(fields: Any, settings: Settings) -> TelemetryPacket | None:
+    try:
+        message = decode_entry(fields, settings.keyring).message
+    except EntryError:
+        return None
+    return message if isinstance(message, TelemetryPacket) else None

@@ -37,7 +37,7 @@ from tamiyo_stream.policy.windows import WindowRules
 PREFIX = "TAMIYO_"
 DEFAULT_FILE = "tamiyo.toml"
 #: Settings whose value may be read from the file that ``TAMIYO_<NAME>_FILE`` names.
-SECRETS = ("redis_password", "signing_secret", "signing_previous_secret")
+SECRETS = ("redis_password", "signing_secret", "signing_previous_secret", "web_token")
 
 
 class SettingsError(ValueError):
@@ -75,6 +75,15 @@ class Settings(BaseSettings):
     block_ms: Annotated[int, Field(ge=1, le=10_000, description="Longest wait for new entries")] = 200
     lease_ttl_ms: Annotated[int, Field(ge=500, description="Partition lease time")] = 10_000
     min_idle_ms: Annotated[int, Field(ge=100, description="Idle time before entries are taken over")] = 5_000
+    max_deliveries: Annotated[
+        int, Field(ge=1, le=100, description="Attempts to handle an entry before it goes to the dead letter")
+    ] = 5
+    reap_idle_s: Annotated[
+        int, Field(ge=60, description="Silence after which a consumer that holds nothing is removed")
+    ] = 3_600
+    input_maxlen: Annotated[
+        int, Field(ge=100, description="Entries kept of an ordered input; what is unsettled stays beyond it")
+    ] = 100_000
 
     # Runs
     max_runs: Annotated[int, Field(ge=1, description="Runs held in memory")] = 1024
@@ -102,6 +111,13 @@ class Settings(BaseSettings):
     ] = "plan"
     threads: Annotated[int, Field(ge=1, le=256, description="CPU threads of the network")] = 1
     model_seed: Annotated[int, Field(ge=0, description="Initialisation of the network")] = 0
+    checkpoint: Annotated[
+        Path | None,
+        Field(
+            description="Policy to start with, instead of an untrained one; signed where a signing secret is set. "
+            "The newest usable update on the policy stream replaces it"
+        ),
+    ] = None
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
         Field(description="auto: bf16 on CUDA, fp32 on the CPU"),
@@ -116,6 +132,24 @@ class Settings(BaseSettings):
         float, Field(ge=0, description="How long the first graph of a batch waits for company while nothing runs")
     ] = 0.0
     max_queued: Annotated[int, Field(ge=1, description="Graphs that may wait for the network")] = 1024
+
+    # Hot swap of policies
+    shadow_graphs: Annotated[
+        int, Field(ge=0, description="Graphs on which a new policy is compared with the old one before it decides")
+    ] = 16
+    canary_share: Annotated[
+        float, Field(gt=0, le=1, description="Share of the runs that a new policy answers until it is promoted")
+    ] = 1.0
+    trial_decisions: Annotated[
+        int,
+        Field(ge=0, description="Decisions of a new policy until it is promoted; till then it may be taken back"),
+    ] = 100
+    trial_error_share: Annotated[
+        float, Field(ge=0, le=1, description="Share of them that may fail where the old policy could answer")
+    ] = 0.02
+    trial_late_share: Annotated[
+        float, Field(ge=0, le=1, description="Share of them that may be late beyond what was late before")
+    ] = 0.05
 
     # Decisions
     lr_change_max: Annotated[
@@ -149,6 +183,29 @@ class Settings(BaseSettings):
     emergency_maxlen: Annotated[int, Field(ge=100, description="Entries kept of the emergency stream")] = 10_000
     telemetry_maxlen: Annotated[int, Field(ge=100, description="Entries kept of the telemetry")] = 100_000
     dead_letter_maxlen: Annotated[int, Field(ge=100, description="Entries kept of the dead letter")] = 100_000
+
+    # Telemetry, health, panel
+    web_host: Annotated[str, Field(description="Address of the panel, health and metrics; empty = none")] = (
+        "127.0.0.1"
+    )
+    web_port: Annotated[int, Field(ge=0, le=65535, description="Its port; 0 = any free one, said in the log")] = (
+        8787
+    )
+    web_token: Annotated[SecretStr | None, Field(description="Token of the panel; required beyond loopback")] = (
+        None
+    )
+    telemetry_interval_s: Annotated[
+        float, Field(gt=0, description="Time between consolidated telemetry packets of a run")
+    ] = 10.0
+    prometheus: Annotated[bool, Field(description="Serve /metrics")] = True
+    otlp_endpoint: Annotated[str, Field(description="OpenTelemetry collector, as http://collector:4318")] = ""
+    otlp_interval_s: Annotated[float, Field(gt=0, description="Time between exports to it")] = 15.0
+    trace_sampled: Annotated[
+        float, Field(ge=0, le=1, description="Share of the steps whose spans are exported")
+    ] = 0.1
+    stage_limit_s: Annotated[
+        float, Field(gt=0, description="Silence of a stage, or age of a step in flight, at which /livez fails")
+    ] = 30.0
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged")
@@ -204,6 +261,16 @@ class Settings(BaseSettings):
             partition=partition,
             partitions=self.partitions,
         )
+
+    def maxlen(self, stream: Stream) -> int:
+        """Return how many entries of an output are kept."""
+        return {
+            Stream.COMMANDS: self.commands_maxlen,
+            Stream.REPORTS: self.reports_maxlen,
+            Stream.EMERGENCY: self.emergency_maxlen,
+            Stream.TELEMETRY: self.telemetry_maxlen,
+            Stream.DEAD_LETTER: self.dead_letter_maxlen,
+        }[stream]
 
     def redacted(self) -> dict[str, Any]:
         """Return the effective configuration without secrets, for the log."""

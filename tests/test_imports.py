@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str] | None] = {
     T + "operator": TOP,
     T + "reference": TOP,
     T + "bench": TOP,
+    T + "replay": TOP,
     T + "__main__": TOP,
     T + "__init__": set(),
 }

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tamiyo_stream.cli import bench, checkpoint, contracts, dead_letters, operator
+from tamiyo_stream.cli import bench, checkpoint, contracts, dead_letters, operator, replay
 from tamiyo_stream.cli.shell import JsonOption, effective_settings, fail, on_the_bus
 from tamiyo_stream.demo.options import DemoOptions, Service
 
@@ -29,6 +29,8 @@ app.add_typer(operator.app, name="operator")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(bench.app, name="bench")
+app.command("record")(replay.record)
+app.command("replay")(replay.replay)
 
 
 @app.command()
@@ -62,12 +64,20 @@ def demo(
     without: Annotated[
         list[Service] | None, typer.Option(help="Leave a service out; may be given several times.")
     ] = None,
+    swap_at: Annotated[
+        int | None, typer.Option(min=1, help="Publish another policy after this step; the worker swaps it in.")
+    ] = None,
 ) -> None:
     """Train a real model under Tamiyo's control over an embedded Redis. Needs nothing else."""
     from tamiyo_stream.demo.command import run_demo  # noqa: PLC0415
 
     options = DemoOptions(
-        steps=steps, headless=headless, json_file=json, seed=seed, without=frozenset(without or ())
+        steps=steps,
+        headless=headless,
+        json_file=json,
+        seed=seed,
+        without=frozenset(without or ()),
+        swap_at=swap_at,
     )
     raise typer.Exit(run_demo(options))
 
@@ -81,6 +91,16 @@ def explain(
     from tamiyo_stream.operator import explain_commands  # noqa: PLC0415
 
     on_the_bus(lambda settings: explain_commands(settings, command_id, last))
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Follow until Ctrl-C.")] = False,
+) -> None:
+    """Show the runs and their health, from the bus alone."""
+    from tamiyo_stream.operator import show_status  # noqa: PLC0415
+
+    on_the_bus(lambda settings: show_status(settings, watch=watch))
 
 
 @app.command()

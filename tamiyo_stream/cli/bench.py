@@ -60,6 +60,21 @@ def decision(
     print_report(decision_figures(nodes, 5 * nodes, passes), json)
 
 
+@app.command("pipeline")
+def pipeline(
+    nodes: Annotated[int, typer.Option(min=60, help="Nodes of the run.")] = 200,
+    steps: Annotated[int, typer.Option(min=10, help="States whose way to the command is timed.")] = 300,
+    messages: Annotated[int, typer.Option(min=100, help="Small messages.")] = 20_000,
+    idle_s: Annotated[float, typer.Option(min=0.1, help="Seconds of an idle bus.")] = 10.0,
+    json: JsonOption = None,
+) -> None:
+    """Measure the whole in-path: a worker process on an embedded Redis, from a state's XADD to its command."""
+    from tamiyo_stream.bench.pipeline import pipeline_figures  # noqa: PLC0415
+    from tamiyo_stream.bench.report import print_report  # noqa: PLC0415
+
+    print_report(pipeline_figures(nodes, steps, messages, idle_s), json)
+
+
 @app.command()
 def model(
     nodes: Annotated[int, typer.Option(min=10, help="Nodes of the run.")] = 10_000,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -48,6 +48,7 @@ class Audit:
             features; the median over the second half of the decisions, for a graft that just joined has gaps for a
             few steps. incomplete_features: mandatory ones below 1 in most of them, with their newest share.
         seeds: by seed id, the stages it went through, its newest kernel and alpha.
+        policy_versions: the policies in the order in which they decided, with their decisions.
     """
 
     published: int
@@ -65,6 +66,7 @@ class Audit:
     kernels: int
     safety_sheets: int
     seeds: dict[str, dict[str, Any]]
+    policy_versions: list[dict[str, Any]]
 
     def latency_ms(self, percentile: float) -> float | None:
         """Return the percentile (0..100) of the latencies; None where nothing was decided."""
@@ -105,7 +107,22 @@ def audit(client: redis.Redis, run_id: str, keyring: Keyring | None) -> Audit:
         kernels=_count(client, Stream.BLUEPRINTS, keyring, _is_kernel),
         safety_sheets=_count(client, Stream.SAFETY, keyring, lambda m: isinstance(m, BlueprintSafetySheet)),
         seeds=_seeds(client, run_id, keyring),
+        policy_versions=policies_of(command for _, command in commands),
     )
+
+
+def policies_of(commands: Iterable[AdaptationCommand]) -> list[dict[str, Any]]:
+    """Return version, digest, first step and decisions of each policy; commands without one are left out."""
+    found: list[dict[str, Any]] = []
+    for command in commands:
+        digest = command.annotations.get("policy_digest")
+        if digest is None:
+            continue
+        if not found or found[-1]["digest"] != digest:
+            version = command.annotations.get("policy_version", "")
+            found.append({"version": version, "digest": digest, "from_step": command.global_step, "decisions": 0})
+        found[-1]["decisions"] += 1
+    return found
 
 
 def _mandatory_coverage(client: redis.Redis, run_id: str, keyring: Keyring | None) -> float | None:

@@ -25,11 +25,12 @@ from schemas.signing import Keyring
 from tamiyo_stream.demo.audit import Audit, audit
 from tamiyo_stream.demo.options import DemoOptions
 from tamiyo_stream.demo.platform import plant_seeds, publish_tables
+from tamiyo_stream.demo.policy import NextPolicy
 from tamiyo_stream.demo.training import Arrival, CharacterTraining, TrainingRun
 from tamiyo_stream.demo.view import LiveView, PlainView, View
 from tamiyo_stream.demo.worker_process import WorkerFailed, WorkerProcess
 from tamiyo_stream.upstream.commands import CommandInbox
-from tamiyo_stream.upstream.embedded_redis import EmbeddedRedis, RedisServerUnavailable
+from tamiyo_stream.upstream.embedded_redis import EmbeddedRedis, RedisServerUnavailable, free_port
 from tamiyo_stream.upstream.publisher import StreamPublisher
 
 RUN_ID = "demo"
@@ -47,6 +48,9 @@ _RISK_SETTINGS = {
     "TAMIYO_RISK__STEP_LATENCY_MS": "1000",
     "TAMIYO_CONSERVATIVE__COOL_DOWN_MS": "1000",
     "TAMIYO_BREAKER__COOL_DOWN_MS": "1000",
+    "TAMIYO_SHADOW_GRAPHS": "8",
+    "TAMIYO_TRIAL_DECISIONS": "20",
+    "TAMIYO_TRIAL_LATE_SHARE": "0.5",
 }
 EXIT_FAILED = 1
 EXIT_UNUSABLE = 2
@@ -79,15 +83,20 @@ def _demonstrate(options: DemoOptions, console: Console) -> dict[str, Any]:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tamiyo-demo-")))
         server = stack.enter_context(EmbeddedRedis())
+        web_port = free_port()
         worker = stack.enter_context(
-            WorkerProcess(_worker_environment(server.url, secret, scratch, options.seed), scratch / "worker.log")
+            WorkerProcess(
+                _worker_environment(server.url, secret, scratch, options.seed, web_port), scratch / "worker.log"
+            )
         )
         console.print(f"Redis on {server.url}, worker process {worker.pid} starting", highlight=False)
+        console.print(f"panel: http://127.0.0.1:{web_port}/", highlight=False)
         publisher = stack.enter_context(StreamPublisher(server.url, keyring))
         run = _platform(options, publisher, CommandInbox(server.url, RUN_ID, keyring))
         stack.callback(run.close)
+        policy = None if options.swap_at is None else NextPolicy(options.swap_at, options.seed + 1, scratch)
         worker.wait_until_ready()
-        losses, arrivals = _train(run, worker, _view(options, console))
+        losses, arrivals = _train(run, worker, _view(options, console), policy, publisher)
         run.close()
         publisher.close()
         client = stack.enter_context(redis.Redis.from_url(server.url))
@@ -106,7 +115,9 @@ def _platform(options: DemoOptions, publisher: StreamPublisher, inbox: CommandIn
     return TrainingRun(RUN_ID, training, publisher, inbox, seeds, steps=options.steps)
 
 
-def _train(run: TrainingRun, worker: WorkerProcess, view: View) -> tuple[list[float], list[Arrival]]:
+def _train(
+    run: TrainingRun, worker: WorkerProcess, view: View, policy: NextPolicy | None, publisher: StreamPublisher
+) -> tuple[list[float], list[Arrival]]:
     losses: list[float] = []
     arrivals: list[Arrival] = []
     try:
@@ -115,6 +126,8 @@ def _train(run: TrainingRun, worker: WorkerProcess, view: View) -> tuple[list[fl
             losses += [progress.loss] if progress.loss is not None else []
             arrivals += progress.arrivals
             view.show(progress)
+            if policy is not None:
+                policy.publish_when_due(progress.step, publisher)
     finally:
         view.close()
     return losses, arrivals
@@ -126,8 +139,9 @@ def _view(options: DemoOptions, console: Console) -> View:
     return LiveView(console, options.steps)
 
 
-def _worker_environment(url: str, secret: str, scratch: Path, seed: int) -> dict[str, str]:
+def _worker_environment(url: str, secret: str, scratch: Path, seed: int, web_port: int) -> dict[str, str]:
     return {
+        "TAMIYO_WEB_PORT": str(web_port),
         "TAMIYO_REDIS_URL": url,
         "TAMIYO_SIGNING_KID": KEY_ID,
         "TAMIYO_SIGNING_SECRET": secret,
@@ -171,6 +185,7 @@ def _report(
         "commands_refused": dict(refusals),
         "initial_loss": fmean(losses[:LOSS_WINDOW]) if losses else None,
         "final_loss": fmean(losses[-LOSS_WINDOW:]) if losses else None,
+        "policy_versions": account.policy_versions,
         "worker_exit_status": worker_status,
     }
 
@@ -187,12 +202,17 @@ def _summary(report: dict[str, Any]) -> Table:
         ("blueprint", f"{report['layers']} layers, {report['edges']} data-flow edges"),
         ("kernels / safety sheets", f"{report['kernels']} / {report['safety_sheets']}"),
         ("seeds", "; ".join(f"{name} {_life(seed)}" for name, seed in report["seeds"].items()) or "none"),
+        ("policies", "; ".join(_policy(found) for found in report["policy_versions"]) or "none"),
         ("feature coverage, all / mandatory", f"{report['feature_coverage']} / {report['mandatory_coverage']}"),
         ("loss", f"{report['initial_loss']:.3f} → {report['final_loss']:.3f}" if report["initial_loss"] else "–"),
     )
     for name, value in rows:
         table.add_row(name, str(value))
     return table
+
+
+def _policy(found: dict[str, Any]) -> str:
+    return f"{found['version']} {found['digest'][:8]} from step {found['from_step']}"
 
 
 def _life(seed: dict[str, Any]) -> str:

@@ -17,10 +17,14 @@ class Service(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """What the command line asked for; ``json_file`` ``-`` is stdout."""
+    """What the command line asked for.
+
+    ``json_file`` ``-`` is stdout. ``swap_at``: step after which another policy is published; None = never.
+    """
 
     steps: int
     headless: bool
     json_file: Path | None
     seed: int
     without: frozenset[Service] = frozenset()
+    swap_at: int | None = None

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+#: Condition that stands while Redis does not answer.
+BUS = "redis"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -80,8 +83,22 @@ class Progress:
         # A copy, made in one go: a scrape asks from another thread.
         return max((now - since for since in list(self._in_flight.values())), default=0.0)
 
+    def bus_away(self, why: str) -> None:
+        """Say that Redis does not answer: nobody can make progress, and a restart would not help."""
+        self.unready[BUS] = why
+
+    def bus_back(self, now: float) -> None:
+        """Say that Redis answers again; what stood still meanwhile starts anew."""
+        if self.unready.pop(BUS, None) is None:
+            return
+        for stage in self.stages.values():
+            stage.tick(now)
+        self._in_flight = dict.fromkeys(self._in_flight, now)
+
     def live(self, now: float) -> Verdict:
-        """Return whether the worker makes progress."""
+        """Return whether the worker makes progress; while Redis is away it is not to blame for having none."""
+        if BUS in self.unready:
+            return Verdict(True)
         reasons = [
             f"stage {stage.name} has not ticked for {now - stage.ticked_at:.1f} s (limit {stage.limit_s:g} s)"
             for stage in list(self.stages.values())

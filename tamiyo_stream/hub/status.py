@@ -45,7 +45,11 @@ def render_status(packets: Iterable[TelemetryPacket], now_ns: int) -> Renderable
         return Text("no telemetry of Tamiyo on the bus: is a worker running, and has a run published a step?")
     table = Table(box=None, header_style="dim", pad_edge=False)
     for title in _COLUMNS:
-        table.add_column(title, justify="right" if title in {"step", "loss", "decided in", "risk"} else "left")
+        figure = title in {"step", "loss", "decided in", "risk"}
+        # A run's name is what one looks for: it is never cut.
+        table.add_column(
+            title, justify="right" if figure else "left", overflow="fold" if title == "run" else "ellipsis"
+        )
     for run_id, run in sorted(runs.items()):
         table.add_row(*_row(run_id, run, now_ns))
     return Group(table, *_sources(runs))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -90,6 +91,10 @@ def _options(settings: Settings) -> dict[str, Any]:
     return options
 
 
+#: Told of every failed attempt (the error) and of the first success after one (None), in this context.
+BUS_LISTENER: ContextVar[Callable[[Exception | None], None]] = ContextVar("BUS_LISTENER", default=lambda _: None)
+
+
 async def through_outages(what: str, operation: Callable[[], Awaitable[T]]) -> T:
     """Return the result of ``operation``, tried again while Redis is away.
 
@@ -105,10 +110,12 @@ async def through_outages(what: str, operation: Callable[[], Awaitable[T]]) -> T
                 log.warning("redis_unavailable", operation=what, error=str(error), advice=advice_for(error))
             ceiling = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(failures, 10))
             failures += 1
+            BUS_LISTENER.get()(error)
             # Never below the first delay (five tries a second at most), random to keep workers out of step.
             await anyio.sleep(random.uniform(FIRST_DELAY_S, max(ceiling, FIRST_DELAY_S * 1.5)))  # noqa: S311
         else:
             if failures:
+                BUS_LISTENER.get()(None)
                 log.info("redis_back", operation=what, failures=failures)
             return result
 

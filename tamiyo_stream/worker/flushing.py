@@ -20,13 +20,15 @@ class PeriodicFlush:
     """
 
     def __init__(self, name: str, write: Callable[[], object]) -> None:
+        self.name = name
         self._failed, self._recovered = f"{name}_not_saved", f"{name}_saved_again"
         self._write = write
         self._failing = False
 
-    async def flush_for_ever(self, interval_s: float) -> None:
-        """Flush every ``interval_s`` seconds."""
+    async def flush_for_ever(self, interval_s: float, beat: Callable[[], None]) -> None:
+        """Flush every ``interval_s`` seconds; ``beat`` is called in every round."""
         while True:
+            beat()
             await anyio.sleep(interval_s)
             await self.flush()
 

@@ -5,9 +5,10 @@ A run's mail is handled in order by one task; different runs proceed at the same
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import anyio
@@ -18,7 +19,8 @@ from redis.exceptions import RedisError
 
 from consumers.delivery import Delivery
 from consumers.group import ConsumerGroup
-from consumers.lease import Fence, PartitionLease
+from consumers.lease import Fence
+from consumers.membership import SharedLease
 from producers.commit import Acknowledgement, Commit, Committer, FenceLost, Output, SavedState
 from schemas.catalogue import Stream
 from schemas.entry import decode_entry, encode_entry
@@ -28,12 +30,14 @@ from schemas.record import Message
 from schemas.tolaria import SystemStatePacket
 from tamiyo_stream.hub.priority import destinations
 from tamiyo_stream.policy.signature import sign_command
-from tamiyo_stream.runs.snapshot import decode_snapshot, encode_snapshot
+from tamiyo_stream.runs.snapshot import encode_snapshot
 from tamiyo_stream.runs.state import RunState
 from tamiyo_stream.settings import Settings
+from tamiyo_stream.worker.committed_states import CommittedStates
 from tamiyo_stream.worker.connection import through_outages
 from tamiyo_stream.worker.norms import NormsKeeper
-from tamiyo_stream.worker.refusals import TRIMMED, dead_letter, new_id, reason_of
+from tamiyo_stream.worker.observing import StepObserver
+from tamiyo_stream.worker.refusals import DELIVERY_CAP, TRIMMED, dead_letter, new_id, reason_of
 from tamiyo_stream.worker.steps import Mail, Outcome, StepProcessor
 
 log = structlog.get_logger("tamiyo.partition")
@@ -53,18 +57,19 @@ class Partition:
 
     Args:
         number: the partition. group: reader of its streams, on a connection of its own.
-        norms: where the runs' tables are kept for the file.
+        norms: where the runs' tables are kept for the file. observer: told what was done, after it was.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the stages that a partition drives
         self,
         number: int,
         settings: Settings,
-        lease: PartitionLease,
+        lease: SharedLease,
         group: ConsumerGroup,
         committer: Committer,
         processor: StepProcessor,
         norms: NormsKeeper,
+        observer: StepObserver,
     ) -> None:
         self._number = number
         self._settings = settings
@@ -73,39 +78,58 @@ class Partition:
         self._committer = committer
         self._processor = processor
         self._norms = norms
+        self._observer = observer
+        self._beat = observer.beat_of(f"partition {number}")
         self._runs: OrderedDict[str, RunState] = OrderedDict()
+        self._committed = CommittedStates(settings.max_runs)
         self._mailboxes: dict[str, _Mailbox] = {}
         self._in_flight: set[tuple[str, str]] = set()
         self._settled = anyio.Event()
         self._fence = Fence("", "")
 
     async def serve(self, stop: anyio.Event) -> None:
-        """Serve whenever the lease can be had, until ``stop`` is set; drain and give it back before returning."""
+        """Serve whenever the lease can be had and the share allows it, until ``stop`` is set.
+
+        Drains and gives the lease back before returning, and where other workers are to have it.
+        """
         while not stop.is_set():
+            self._beat()
             fence = await through_outages("acquire lease", self._lease.acquire)
             if fence is None:
-                with anyio.move_on_after(self._settings.lease_ttl_ms / 3000):
+                with anyio.move_on_after(self._settings.lease_ttl_ms / 10_000):
                     await stop.wait()
                 continue
             log.info("lease_acquired", partition=self._number, token=fence.token)
             await self._serve_as_owner(fence, stop)
-        await through_outages("release lease", self._lease.release)
+            await through_outages("release lease", self._lease.release)
 
     async def _serve_as_owner(self, fence: Fence, stop: anyio.Event) -> None:
         self._fence = fence
+        self._committed.begin(fence)
         self._runs.clear()  # what another owner may have changed is read again
         self._mailboxes.clear()
         self._in_flight.clear()
-        self._group.rewind()
+        self._group.adopt()
         try:
             async with anyio.create_task_group() as owner:
                 async with anyio.create_task_group() as work:
                     owner.start_soon(self._keep_lease)
+                    await self._save_again()
                     await self._claim_until(stop, work)
                 # `work` has finished: every claimed entry is committed.
                 owner.cancel_scope.cancel()
         except* FenceLost as lost:
             log.warning("lease_lost", partition=self._number, detail=str(lost.exceptions[0]))
+
+    async def _save_again(self) -> None:
+        """Give an emptied Redis back the states of our runs: their next step may come to another worker."""
+        for run_id, payload in self._committed.items():
+            key = self._state_key(run_id)
+            saved = await through_outages("load run", partial(self._committer.load_state, key))
+            if saved is None:
+                state = SavedState(key, payload, self._settings.snapshot_ttl_s)
+                commit = self._fenced(Commit(new_id(), state=state))
+                await through_outages("save run again", partial(self._committer.commit, commit))
 
     async def _keep_lease(self) -> None:
         while True:
@@ -115,17 +139,31 @@ class Partition:
 
     async def _claim_until(self, stop: anyio.Event, work: TaskGroup) -> None:
         limit = CLAIMS_IN_FLIGHT * self._settings.claim_count
-        while not stop.is_set():
+        while not stop.is_set() and self._lease.wanted:
+            self._beat()
             if len(self._in_flight) >= limit:
-                self._settled = anyio.Event()
-                await self._settled.wait()
+                await self._until_settled()
                 continue
-            for delivery in await through_outages("claim", self._claim):
+            claimed = await through_outages("claim", self._claim)
+            self._observer.claimed(claimed)
+            for delivery in claimed:
+                if delivery.alone:
+                    await self._until_idle()
                 await self._receive(delivery, work)
+                if delivery.alone:
+                    await self._until_idle()
+
+    async def _until_settled(self) -> None:
+        self._settled = anyio.Event()
+        await self._settled.wait()
+
+    async def _until_idle(self) -> None:
+        while self._in_flight:
+            await self._until_settled()
 
     async def _claim(self) -> list[Delivery]:
         try:
-            return await self._group.claim()
+            return await self._group.claim(self._in_flight)
         except (RedisError, OSError):
             self._group.rewind()  # the reply may be lost while Redis counts its entries as given to us
             raise
@@ -135,6 +173,10 @@ class Partition:
         if key in self._in_flight:
             return  # handed out again while we are working on it
         self._in_flight.add(key)
+        if delivery.attempts > self._settings.max_deliveries:
+            detail = f"handed out {delivery.attempts - 1} times and never settled; its handling ends the worker"
+            await self._refuse([delivery], DELIVERY_CAP, detail)
+            return
         if not delivery.fields:
             await self._refuse([delivery], TRIMMED, "the stream was trimmed before the entry was handled")
             return
@@ -168,76 +210,72 @@ class Partition:
 
     async def _handle(self, run_id: str, mail: Sequence[Mail]) -> None:
         run = await self._load(run_id)
+        trace, started = self._observer.begin(mail), time.perf_counter()
         outcome = await self._processor.process(run, mail)
-        await self._commit([item.delivery for item in mail], self._outputs(outcome), run)
+        trace.stage("decide")
+        decided = time.perf_counter()
+        await self._commit([item.delivery for item in mail], self._outputs(outcome, trace.carrier), run)
+        trace.stage("commit")
+        stages_s = {"decide": decided - started, "commit": time.perf_counter() - decided}
         self._norms.keep(run)
+        self._observer.committed(run, mail, outcome, trace, {name: 1000 * s for name, s in stages_s.items()})
 
     async def _load(self, run_id: str) -> RunState:
         run = self._runs.get(run_id)
         if run is None:
-            payload = await through_outages(
-                "load run", lambda: self._committer.load_state(self._state_key(run_id))
-            )
-            if payload is not None:
-                run = decode_snapshot(payload)
-            else:
-                run = RunState(run_id=run_id, norms=self._norms.restore(run_id))
-            self._runs[run_id] = run
+            run = self._runs[run_id] = await self._restore(run_id)
             while len(self._runs) > self._settings.max_runs:
                 self._runs.popitem(last=False)
         self._runs.move_to_end(run_id)
         return run
 
-    def _outputs(self, outcome: Outcome) -> list[Output]:
-        settings, outputs = self._settings, list[Output]()
+    async def _restore(self, run_id: str) -> RunState:
+        saved = await through_outages("load run", partial(self._committer.load_state, self._state_key(run_id)))
+        run = self._committed.newest(run_id, saved)
+        return run or RunState(run_id=run_id, norms=self._norms.restore(run_id))
+
+    def _outputs(self, outcome: Outcome, trace: Mapping[str, str]) -> list[Output]:
+        addressed: list[tuple[Stream, Message, str]] = []
         if outcome.decision is not None:
-            command = sign_command(outcome.decision.command, settings.keyring)
-            outputs.append(self._output(Stream.COMMANDS, command, settings.commands_maxlen, command.command_id))
-        outputs += [
-            self._output(Stream.REPORTS, report, settings.reports_maxlen, report.report_id)
-            for report in outcome.reports
-        ]
+            command = sign_command(outcome.decision.command, self._settings.keyring)
+            addressed.append((Stream.COMMANDS, command, command.command_id))
+        addressed += [(Stream.REPORTS, report, report.report_id) for report in outcome.reports]
         if outcome.telemetry is not None:
             event_id = new_id()
-            outputs += [
-                self._output(stream, outcome.telemetry, self._maxlen_of(stream), event_id)
-                for stream in destinations(outcome.telemetry)
-            ]
-        return outputs
+            addressed += [(stream, outcome.telemetry, event_id) for stream in destinations(outcome.telemetry)]
+        return [self._output(stream, message, event_id, trace) for stream, message, event_id in addressed]
 
-    def _maxlen_of(self, stream: Stream) -> int:
-        settings = self._settings
-        return settings.emergency_maxlen if stream is Stream.EMERGENCY else settings.telemetry_maxlen
-
-    def _output(self, stream: Stream, message: Message, maxlen: int, event_id: str) -> Output:
-        fields = encode_entry(message, self._settings.keyring, event_id=event_id)
-        return Output(self._settings.key(stream), fields, maxlen)
+    def _output(self, stream: Stream, message: Message, event_id: str, trace: Mapping[str, str]) -> Output:
+        self._observer.meters.sent(stream.value)
+        fields = encode_entry(message, self._settings.keyring, event_id=event_id, trace=trace)
+        return Output(self._settings.key(stream), fields, self._settings.maxlen(stream))
 
     async def _refuse(self, deliveries: Sequence[Delivery], reason: str, detail: str) -> None:
-        outputs = []
-        for item in deliveries:
-            asked = partial(self._group.times_delivered, item.key, item.entry_id)
-            count = await through_outages("count deliveries", asked)
-            outputs.append(dead_letter(item, self._settings, reason=reason, detail=detail, deliveries=count))
+        outputs = [
+            dead_letter(item, self._settings, reason=reason, detail=detail, deliveries=item.attempts)
+            for item in deliveries
+        ]
         await self._commit(deliveries, outputs, None)
+        self._observer.refused(deliveries, reason)
 
     async def _commit(
         self, deliveries: Sequence[Delivery], outputs: Sequence[Output], run: RunState | None
     ) -> None:
         settings = self._settings
-        commit = Commit(
-            commit_id=new_id(),
-            outputs=outputs,
-            state=SavedState(self._state_key(run.run_id), encode_snapshot(run), settings.snapshot_ttl_s)
-            if run is not None
-            else None,
-            acknowledgements=_acknowledgements(deliveries, settings.group),
-            fence_key=self._fence.key,
-            fence_token=self._fence.token,
+        state = (
+            SavedState(self._state_key(run.run_id), encode_snapshot(run), settings.snapshot_ttl_s) if run else None
         )
+        acknowledgements = _acknowledgements(deliveries, settings.group)
+        commit = self._fenced(Commit(new_id(), outputs, state, acknowledgements))
         await through_outages("commit", lambda: self._committer.commit(commit))
+        if run is not None and state is not None:
+            self._committed.keep(run.run_id, state.payload)
         self._in_flight -= {(item.key, item.entry_id) for item in deliveries}
+        self._observer.settled(deliveries)
         self._settled.set()
+
+    def _fenced(self, commit: Commit) -> Commit:
+        return replace(commit, fence_key=self._fence.key, fence_token=self._fence.token)
 
     def _state_key(self, run_id: str) -> str:
         return f"{self._settings.key_prefix}:run:{{{self._number}}}:{run_id}"

@@ -17,6 +17,8 @@ from tamiyo_stream.settings import Settings
 INTERNAL_ERROR = "internal_error"
 #: Reason where Redis trimmed the entry while it was pending: its content is lost.
 TRIMMED = "trimmed_while_pending"
+#: Reason where workers began on the entry again and again and none lived to settle it.
+DELIVERY_CAP = "delivery_cap"
 
 log = structlog.get_logger("tamiyo.intake")
 

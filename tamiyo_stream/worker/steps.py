@@ -6,10 +6,11 @@ and the older ones are superseded by it: applied, acknowledged and named in the 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
+import msgspec
 import structlog
 
 from consumers.delivery import Delivery
@@ -24,7 +25,7 @@ from tamiyo_stream.graph.structures import StepGraph
 from tamiyo_stream.hub.step_telemetry import Refusal, StepMeasurements, step_packet
 from tamiyo_stream.inference.micro_batcher import DeadlineMissed, GraphTooLarge, QueueFull
 from tamiyo_stream.inference.output import NetworkOutput, NonFiniteOutput
-from tamiyo_stream.inference.stage import InferenceStage, StageStopped
+from tamiyo_stream.inference.stage import StageStopped
 from tamiyo_stream.policy.breakers import INFERENCE, attempt, record_outcome
 from tamiyo_stream.policy.decision import Decision, decide
 from tamiyo_stream.policy.events import PolicyEvent
@@ -46,10 +47,13 @@ from tamiyo_stream.runs.tables import Tables
 from tamiyo_stream.settings import Settings
 from tamiyo_stream.worker.measurements import measure
 from tamiyo_stream.worker.refusals import new_id
+from tamiyo_stream.worker.step_clock import NS_PER_US, LiveClock, StepClock
 from tamiyo_stream.worker.tables import TableKeeper
 
 #: Steps after which a host blueprint that has not arrived counts as missing.
 BLUEPRINT_PATIENCE_STEPS = 16
+#: Annotation: ``timestamp_ns`` of the newest seed export that the decision saw; absent where there was none.
+SEEDS_AS_OF = "seeds_as_of_ns"
 
 log = structlog.get_logger("tamiyo.steps")
 
@@ -79,15 +83,12 @@ class _Intake:
     refusals: list[Refusal]
     delta: float | None = None
     claimed_at: float = 0.0
+    claimed_ns: int = 0
     gap_steps: int = 0
 
     @property
     def newest(self) -> SystemStatePacket:
         return self.accepted[-1]
-
-    @property
-    def elapsed_ms(self) -> float:
-        return (time.monotonic() - self.claimed_at) * 1000
 
     def refused(self, verdict: Verdict) -> int:
         return sum(refusal.reason == verdict for refusal in self.refusals)
@@ -95,11 +96,16 @@ class _Intake:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the network said, or why it had no say; and what its breaker has to report."""
+    """What the network said, or why it had no say; what its breaker has to report; time since the claim.
+
+    ``policy_version``: of the policy that answered, of the newest known where none did.
+    """
 
     output: NetworkOutput | None
     failure: str
     events: tuple[PolicyEvent, ...]
+    elapsed_us: int
+    policy_version: str
 
 
 #: What the stage raises -> why the network had no say; everything else is ``inference_failed``.
@@ -112,8 +118,19 @@ _FAILURES: dict[type[Exception], Failure] = {
 }
 
 
+class Inference(Protocol):
+    """What a step needs of the inference stage."""
+
+    async def submit(self, graph: StepGraph, deadline: float | None = None) -> NetworkOutput:
+        """Return the network's output for ``graph``, or raise what kept it from one."""
+
+
 class StepProcessor:
-    """Takes a run from its mail to a decision. Stateless but for the stages it was given."""
+    """Takes a run from its mail to a decision. Keeps nothing of a run; of the network, the newest version it met.
+
+    What depends on time is measured twice: at the claim (how old the state is, whether the breaker lets a call
+    through, when an operator's word begins to hold) and at the answer, where the command is issued.
+    """
 
     def __init__(
         self,
@@ -121,8 +138,9 @@ class StepProcessor:
         tables: Tables,
         keeper: TableKeeper,
         builder: GraphBuilder,
-        inference: InferenceStage,
+        inference: Inference,
         policy_version: str,
+        clock: StepClock | None = None,
     ) -> None:
         self._settings = settings
         self._profile = settings.policy_profile
@@ -130,7 +148,8 @@ class StepProcessor:
         self._keeper = keeper
         self._builder = builder
         self._inference = inference
-        self._policy_version = policy_version
+        self._policy_version = policy_version  # of the policy that answered last; a hot swap changes it
+        self._clock: StepClock = clock or LiveClock()
 
     async def process(self, run: RunState, mail: Sequence[Mail]) -> Outcome:
         """Apply ``mail`` to ``run`` (in order) and return the decision on its newest step.
@@ -143,17 +162,19 @@ class StepProcessor:
         await self._keeper.ensure(intake.newest.blueprint_id, intake.newest.blueprint_version)
         for packet in intake.accepted[:-1]:
             observe(run.norms, self._builder.samples(run, packet))
+        intake.claimed_ns = self._clock.claimed_ns(intake.claimed_at)
         run.count("superseded", len(intake.accepted) - 1)
         run.emergency_level = self._tables.emergency_level(run.run_id)
-        told = heed(run, self._tables.directives_for(run.run_id), time.time_ns())
+        told = heed(run, self._tables.directives_for(run.run_id), intake.claimed_ns)
         graph = self._builder.build(run, intake.newest, self._tables)
         observe(run.norms, self._builder.samples(run, intake.newest))
         facts = self._facts(run, intake, graph)  # before the wait: the tables may change meanwhile
         answer = await self._ask(run, graph, intake)
-        stamp = self._stamp(intake)
+        stamp = self._stamp(intake, answer)
         decision = decide(
             facts, answer.output, stamp, failure=answer.failure, guard=Guard.of(run), profile=self._profile
         )
+        decision = _dated(decision, run)
         settled = settle(run, decision, facts, stamp, self._profile.windows)
         self._note(run, graph, stamp.elapsed_ms)
         measured = measure(
@@ -190,20 +211,26 @@ class StepProcessor:
         else:
             log.info("state_refused", run_id=run.run_id, packet_id=packet.packet_id, reason=verdict.value)
             intake.refusals.append(Refusal(packet.packet_id, packet.global_step, verdict.value))
+            intake.claimed_at = intake.claimed_at or item.delivery.claimed_at
 
     async def _ask(self, run: RunState, graph: StepGraph, intake: _Intake) -> _Answer:
         """Ask the network unless its breaker is open, and tell the breaker what became of it."""
-        now, policy = time.time_ns(), self._profile.breaker
-        passage = attempt(INFERENCE, run.breakers.get(INFERENCE, BreakerRecord()), now, policy)
+        policy = self._profile.breaker
+        passage = attempt(INFERENCE, run.breakers.get(INFERENCE, BreakerRecord()), intake.claimed_ns, policy)
         output, failure = (
             await self._infer(graph, intake) if passage.allowed else (None, str(Failure.BREAKER_OPEN))
         )
+        elapsed_us = self._clock.elapsed_us(intake.claimed_at)
+        version = output.policy_version if output is not None else self._policy_version
+        self._policy_version = version
         failure = failure_of(
-            output, failure, elapsed_ms=intake.elapsed_ms, budget_ms=self._settings.decision_deadline_ms
+            output, failure, elapsed_ms=elapsed_us / 1000, budget_ms=self._settings.decision_deadline_ms
         )
-        change = record_outcome(INFERENCE, passage.record, failure, time.time_ns(), policy)
+        answered_ns = intake.claimed_ns + elapsed_us * NS_PER_US
+        change = record_outcome(INFERENCE, passage.record, failure, answered_ns, policy)
         run.breakers[INFERENCE] = change.record
-        return _Answer(None if failure else output, failure, (*passage.events, *change.events))
+        events = (*passage.events, *change.events)
+        return _Answer(None if failure else output, failure, events, elapsed_us, version)
 
     async def _infer(self, graph: StepGraph, intake: _Intake) -> tuple[NetworkOutput | None, str]:
         deadline = intake.claimed_at + self._settings.decision_deadline_ms / 1000
@@ -236,7 +263,7 @@ class StepProcessor:
             safety_failures=dict(self._tables.failures),
             host_blending_methods=capabilities.allowed_blending_methods if capabilities is not None else None,
             intake=IntakeFacts(
-                state_age_ms=state_age_ms(packet, time.time_ns()),
+                state_age_ms=state_age_ms(packet, intake.claimed_ns),
                 gap_steps=intake.gap_steps,
                 stale_packets=intake.refused(Verdict.STALE),
                 duplicate_packets=intake.refused(Verdict.DUPLICATE),
@@ -244,14 +271,14 @@ class StepProcessor:
             feature_manifest=manifest_digest(),
         )
 
-    def _stamp(self, intake: _Intake) -> Stamp:
+    def _stamp(self, intake: _Intake, answer: _Answer) -> Stamp:
         return Stamp(
             command_id=new_id(),
-            issued_at=time.time_ns(),
+            issued_at=intake.claimed_ns + answer.elapsed_us * NS_PER_US,
             execution_deadline_ms=self._settings.execution_deadline_ms,
             lr_change_max=self._settings.lr_change_max,
-            policy_version=self._policy_version,
-            elapsed_ms=intake.elapsed_ms,
+            policy_version=answer.policy_version,
+            elapsed_ms=answer.elapsed_us / 1000,
             budget_ms=self._settings.decision_deadline_ms,
         )
 
@@ -270,12 +297,20 @@ class StepProcessor:
                 run_id=run.run_id,
                 packet_id=intake.refusals[-1].packet_id,
                 global_step=None,
-                timestamp_ns=time.time_ns(),
+                timestamp_ns=self._clock.claimed_ns(intake.claimed_at),
                 policy_version=self._policy_version,
                 counters=run.counters,
                 refusals=intake.refusals,
             )
         )
+
+
+def _dated(decision: Decision, run: RunState) -> Decision:
+    """Return ``decision`` with the time of the seed export it saw: exports travel on a stream of their own."""
+    if not run.seeds_timestamp_ns:
+        return decision
+    annotations = {**decision.command.annotations, SEEDS_AS_OF: str(run.seeds_timestamp_ns)}
+    return replace(decision, command=msgspec.structs.replace(decision.command, annotations=annotations))
 
 
 def _missing_features(graph: StepGraph) -> list[str]:

@@ -46,16 +46,26 @@ class TableKeeper:
     """Fills ``tables`` and ``registries`` from ``feed``.
 
     A refused entry goes to the dead letter once, whichever worker is first.
+
+    Args:
+        on_policy_update: is given every verified policy update, in the order of the stream.
     """
 
     def __init__(
-        self, settings: Settings, tables: Tables, registries: Registries, feed: TableFeed, committer: Committer
+        self,
+        settings: Settings,
+        tables: Tables,
+        registries: Registries,
+        feed: TableFeed,
+        committer: Committer,
+        on_policy_update: Callable[[PolicyUpdate], None],
     ) -> None:
         self._settings = settings
         self._tables = tables
         self._registries = registries
         self._feed = feed
         self._committer = committer
+        self._on_policy_update = on_policy_update
         self._asked: set[tuple[str, str | None]] = set()
 
     async def catch_up(self) -> None:
@@ -63,9 +73,10 @@ class TableKeeper:
         while await self._apply_next(self._feed.poll):
             pass
 
-    async def follow(self) -> None:
-        """Apply new entries for ever."""
+    async def follow(self, beat: Callable[[], None]) -> None:
+        """Apply new entries for ever; ``beat`` is called in every round, also where there are none."""
         while True:
+            beat()
             await self._apply_next(self._feed.follow)
 
     async def ensure(self, blueprint_id: str | None, version: str | None) -> None:
@@ -124,6 +135,7 @@ class TableKeeper:
             case PolicyUpdate():
                 if self._tables.add_policy_update(message):
                     log.info("policy_update_received", policy_id=message.policy_id, sha256=message.sha256)
+                self._on_policy_update(message)
 
     async def _refuse(self, delivery: Delivery, reason: str, detail: str) -> None:
         output = dead_letter(delivery, self._settings, reason=reason, detail=detail)

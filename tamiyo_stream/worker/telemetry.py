@@ -38,7 +38,7 @@ class TelemetryDesk:
     """Between the hub and the bus.
 
     Args:
-        client: connection of its own, for reads that wait.
+        reader: connection of its own, for reads that wait. client: for everything else.
         owns: whether this worker holds the partition of a run: only its owner publishes a run's consolidated view.
     """
 
@@ -47,6 +47,7 @@ class TelemetryDesk:
         settings: Settings,
         state: HubState,
         meters: Meters,
+        reader: Redis,
         client: Redis,
         committer: Committer,
         owns: Callable[[str], bool],
@@ -54,6 +55,7 @@ class TelemetryDesk:
         self._settings = settings
         self._state = state
         self._meters = meters
+        self._reader = reader
         self._client = client
         self._committer = committer
         self._owns = owns
@@ -63,7 +65,7 @@ class TelemetryDesk:
         key = self._settings.key(Stream.TELEMETRY)
         position: Any = await through_outages("find telemetry", partial(self._newest, key))
         while True:
-            read = partial(self._client.xread, {key: position}, count=256, block=self._settings.block_ms)
+            read = partial(self._reader.xread, {key: position}, count=256, block=self._settings.block_ms)
             reply: Any = await through_outages("read telemetry", read)
             for _, entries in reply or []:
                 for entry_id, fields in entries:

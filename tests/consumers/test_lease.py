@@ -25,6 +25,19 @@ async def test_every_new_owner_gets_a_token_of_its_own(bus) -> None:
     assert second.key == first.key
 
 
+async def test_a_new_owner_learns_who_owned_the_partition_before(bus) -> None:
+    first = await lease(bus, "a").acquire()
+    await lease(bus, "a").release()
+    second = await lease(bus, "b").acquire()
+    assert first is not None
+    assert second is not None
+    assert (first.previous, second.previous) == ("", first.token)
+    await bus.flushall()
+    third = await lease(bus, "b").acquire()
+    assert third is not None
+    assert third.previous == ""
+
+
 async def test_an_expired_lease_can_be_taken(bus) -> None:
     await lease(bus, "a").acquire()
     await bus.delete(lease_key("t", 0))  # what expiry does

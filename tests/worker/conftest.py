@@ -106,6 +106,7 @@ def settings(redis_url: str, tmp_path) -> Settings:
         block_ms=20,
         signing_secret=SECRET,
         lease_ttl_ms=3000,
+        web_port=0,
         decision_deadline_ms=20_000,  # the machine may be busy: what is late is a test of its own
     )
 

@@ -6,7 +6,7 @@ import pytest
 from anyio import to_thread
 
 from schemas.enums import Override
-from tamiyo_stream.operator import CommandNotFound, direct, explain_commands
+from tamiyo_stream.operator import CommandNotFound, direct, explain_commands, show_status
 from tamiyo_stream.policy.thresholds import RiskThresholds
 
 ANY_COVERAGE = RiskThresholds(coverage_warn=0.0, coverage_critical=-1.0)
@@ -53,3 +53,17 @@ async def test_a_decision_is_explained_from_the_bus_alone(upstream, worker, caps
     assert newest.index(first.command_id) < newest.index(second.command_id)
     with pytest.raises(CommandNotFound, match="no-such-id"):
         await to_thread.run_sync(explain_commands, upstream.settings, "no-such-id", 1)
+
+
+async def test_the_status_shows_the_runs_from_the_bus_alone(upstream, worker, capsys) -> None:
+    async with worker():
+        await upstream.step(1, run_id="r7")
+        await upstream.decided(1)
+
+    def told() -> str:
+        assert show_status(upstream.settings, watch=False) == 0
+        return capsys.readouterr().out
+
+    shown = await to_thread.run_sync(told)
+    assert "r7" in shown
+    assert "DEGRADED" in shown.upper() or "CRITICAL" in shown.upper()

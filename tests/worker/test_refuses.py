@@ -89,14 +89,18 @@ async def test_a_payload_with_the_wrong_type_names_field_and_value(upstream, wor
 class BrokenEngine:
     """An engine whose every answer fails: a broken network cannot be had otherwise."""
 
-    policy_version = "tamiyo_gnn_v1"
+    def __init__(self, engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str):
+        return getattr(self._engine, name)
 
     def infer(self, _graphs):
         raise ArithmeticError("the network answers NaN")
 
 
-async def test_a_network_that_fails_gives_a_pause_that_says_so(upstream, worker) -> None:
-    async with worker(engine=BrokenEngine()):
+async def test_a_network_that_fails_gives_a_pause_that_says_so(upstream, worker, engine) -> None:
+    async with worker(engine=BrokenEngine(engine)):
         await upstream.step(1)
         (command,) = await upstream.decided(1)
     assert command.annotations["risk_reason"] == "inference_failed"

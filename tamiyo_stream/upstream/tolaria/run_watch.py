@@ -21,8 +21,8 @@ from tamiyo_stream.upstream.tolaria.training_metrics import HostMeter, LossMeter
 
 #: Leaves room for "-step-<n>" in a packet id of 200 characters.
 MAX_RUN_ID = 170
-#: Sampled steps in a row after a change of structure: rates need two.
-FIRST_SAMPLES = 2
+#: Sampled steps in a row after a change of structure: a rate needs two, a kernel that begins at zero three.
+FIRST_SAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)

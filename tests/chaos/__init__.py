@@ -1,0 +1,1 @@
+"""Faults on purpose, in the bus, the disk and the processes of a worker, and the proof that nothing is lost."""

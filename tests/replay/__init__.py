@@ -1,0 +1,1 @@
+"""Tests of :mod:`tamiyo_stream.replay`."""

@@ -92,7 +92,7 @@ def _demonstrate(options: DemoOptions, console: Console) -> dict[str, Any]:
         console.print(f"Redis on {server.url}, worker process {worker.pid} starting", highlight=False)
         console.print(f"panel: http://127.0.0.1:{web_port}/", highlight=False)
         publisher = stack.enter_context(StreamPublisher(server.url, keyring))
-        run = _platform(options, publisher, CommandInbox(server.url, RUN_ID, keyring))
+        run = _platform(options, publisher, CommandInbox(server.url, RUN_ID, keyring), keyring)
         stack.callback(run.close)
         policy = None if options.swap_at is None else NextPolicy(options.swap_at, options.seed + 1, scratch)
         worker.wait_until_ready()
@@ -107,11 +107,13 @@ def _demonstrate(options: DemoOptions, console: Console) -> dict[str, Any]:
     return report
 
 
-def _platform(options: DemoOptions, publisher: StreamPublisher, inbox: CommandInbox) -> TrainingRun:
+def _platform(
+    options: DemoOptions, publisher: StreamPublisher, inbox: CommandInbox, keyring: Keyring
+) -> TrainingRun:
     """Return the training run with the rest of the platform around it; the worker starts meanwhile."""
     training = CharacterTraining(options.seed)
     publish_tables(publisher, training, RUN_ID, options.without)
-    seeds = plant_seeds(publisher, training, RUN_ID, options.without)
+    seeds = plant_seeds(publisher, training, RUN_ID, options.without, keyring)
     return TrainingRun(RUN_ID, training, publisher, inbox, seeds, steps=options.steps)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from schemas.command_verifier import CommandVerifier
+from schemas.signing import Keyring
 from tamiyo_stream.demo.options import Service
 from tamiyo_stream.demo.training import CharacterTraining
 from tamiyo_stream.upstream.kasmina.host import SeedHost
@@ -36,7 +38,11 @@ def publish_tables(
 
 
 def plant_seeds(
-    publisher: Publisher, training: CharacterTraining, run_id: str, without: frozenset[Service]
+    publisher: Publisher,
+    training: CharacterTraining,
+    run_id: str,
+    without: frozenset[Service],
+    keyring: Keyring | None,
 ) -> SeedHost | None:
     """Attach a dormant seed to every block of the model; None without Kasmina. Without Urza there is no kernel."""
     if Service.KASMINA in without:
@@ -53,6 +59,7 @@ def plant_seeds(
         kernels,
         run_id=run_id,
         publisher=publisher,
+        verifier=CommandVerifier(keyring),
         limits=DEMO_LIMITS,
         export_every=5,
     )

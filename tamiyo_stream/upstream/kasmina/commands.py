@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from schemas.command_verifier import CommandRefusal
 from schemas.enums import CommandType, SeedOperation
 from schemas.tamiyo import AdaptationCommand
 from tamiyo_stream.upstream.kasmina.blending import ScheduleInvalid
@@ -50,7 +51,7 @@ class Refused:
     """A command that changed nothing; ``detail`` is for people."""
 
     command_id: str
-    reason: Refusal
+    reason: Refusal | CommandRefusal
     detail: str
 
 

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from schemas.catalogue import Stream
+from schemas.command_verifier import CommandVerifier
 from schemas.enums import TelemetryLevel
 from schemas.kasmina import SeedExport
 from schemas.signing import Keyring
@@ -46,7 +48,7 @@ from tamiyo_stream.upstream.tolaria.safeguard import Safeguard
 from tamiyo_stream.upstream.tolaria.tracing import derive_structure
 
 #: Refusals that are reported otherwise than as ``command_rejected`` (``domain.md`` §2.6).
-_REPORTED: Mapping[Refusal, tuple[str, TelemetryLevel]] = {
+_REPORTED: Mapping[StrEnum, tuple[str, TelemetryLevel]] = {
     Refusal.NOT_FOR_SEEDS: ("optimizer_adjust", TelemetryLevel.INFO),
     Refusal.UNSUPPORTED: ("unsupported_command", TelemetryLevel.WARNING),
 }
@@ -82,7 +84,9 @@ class SeedHost:
         *,
         run_id: str,
         cadence: Cadence,
+        verifier: CommandVerifier | None = None,
     ) -> None:
+        self._verifier = verifier
         self._bed = bed
         self._activity = activity
         self._publisher = publisher
@@ -113,6 +117,7 @@ class SeedHost:
         publisher: Publisher | None = None,
         redis_url: str = DEFAULT_REDIS_URL,
         keyring: Keyring | None = None,
+        verifier: CommandVerifier | None = None,
         schedulers: Sequence[Any] = (),
         limits: Limits | None = None,
         export_every: int = 10,
@@ -132,6 +137,7 @@ class SeedHost:
             publisher: is used instead of a new one to ``redis_url``, and not closed by :meth:`close`.
             redis_url: the Oona bus.
             keyring: signs what is published.
+            verifier: accepts each fresh, authentic command once; None: whoever hands commands over checks them.
             schedulers: the learning-rate schedulers of ``optimizer``; they must learn of new groups.
             limits: durations of stages and bounds of gates.
             export_every: most steps between two exports; what changes is exported at once.
@@ -162,6 +168,7 @@ class SeedHost:
             publisher,
             run_id=run_id,
             cadence=cadence,
+            verifier=verifier,
         )
         host._own_publisher = own
         return host
@@ -189,13 +196,20 @@ class SeedHost:
         Call it between steps, with every command; a refusal is reported in telemetry.
         """
         started = time.perf_counter()
-        result = apply_command(self._bed, command, now_ns=now_ns)
+        result = self._refuse_unverified(command, now_ns) or apply_command(self._bed, command, now_ns=now_ns)
         self._apply_s += time.perf_counter() - started
         if isinstance(result, Refused):
             code, level = _REPORTED.get(result.reason, ("command_rejected", TelemetryLevel.ERROR))
             attributes = {"command_id": result.command_id, "reason": result.reason, "detail": result.detail}
             self._events.append(SeedEvent(code, level, attributes))
         return result
+
+    def _refuse_unverified(self, command: AdaptationCommand, now_ns: int | None) -> Refused | None:
+        if self._verifier is None:
+            return None
+        now = time.time_ns() if now_ns is None else now_ns
+        refusal = self._verifier.check(command, now_ns=now, monotonic_s=time.monotonic())
+        return None if refusal is None else Refused(command.command_id, refusal, "not accepted (domain.md §3.5)")
 
     def germinate(
         self,

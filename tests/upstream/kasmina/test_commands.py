@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.catalogue import Stream
+from schemas.command_verifier import CommandRefusal, CommandVerifier, sign_command
 from schemas.entry import encode_entry
 from schemas.enums import CircuitBreakerState, CommandType, SeedOperation, TelemetryLevel
+from schemas.signing import Keyring
 from schemas.tamiyo import (
     AdaptationCommand,
     CommandCircuitBreaker,
@@ -225,3 +227,18 @@ def test_a_command_travels_from_redis_to_the_seed(redis_url):
     garden.host.apply(received.command)
 
     assert garden.until(Stage.FOSSILIZED).exported().blueprint_id == "identity"
+
+
+def test_a_host_with_a_verifier_acts_once_on_fresh_and_authentic_commands_only():
+    keyring = Keyring({"k1": b"secret"})
+    garden = Garden(verifier=CommandVerifier(keyring)).train(6)
+    fresh = ISSUED_AT + 1_000_000
+    asked = germinate()
+    signed = sign_command(asked, keyring)
+
+    refused = garden.host.apply(asked, now_ns=fresh)
+    assert (refused.reason, garden.host.stage("s1")) == (CommandRefusal.MISSING_SIGNATURE, Stage.DORMANT)
+    late = garden.host.apply(signed, now_ns=ISSUED_AT + 120 * 10**9)
+    assert (late.reason, garden.host.stage("s1")) == (CommandRefusal.STALE_COMMAND, Stage.DORMANT)
+    assert isinstance(garden.host.apply(signed, now_ns=fresh), Applied)
+    assert garden.host.apply(signed, now_ns=fresh).reason is CommandRefusal.NONCE_REPLAYED
